@@ -1,0 +1,399 @@
+package kongfile
+
+// This file judges the instances of the gate one by one: what Kong's schema
+// would refuse, what makes the gate deny everything, and what is set wide.
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Fields returns the names of the gate's configuration fields that Check knows,
+// with a dot before the fields of a record.
+func Fields() []string {
+	return slices.Clone(gateFields)
+}
+
+var gateFields = []string{
+	"mode", "proof", "jwks", "jwks_file", "tokens", "max_age", "clock_skew", "min_mode", "require_inspection",
+	"applications", "allowed_sources", "allow_upgrade",
+	"exempt", "exempt.path", "exempt.methods", "exempt.hosts", "exempt.sources",
+	"replay", "replay.store", "replay.capacity", "deny_status", "log",
+}
+
+// gates judges every instance of the gate and counts those that can run.
+func (c *check) gates() {
+	type scope struct {
+		route     *route
+		service   *service
+		consumer  string
+		workspace string
+	}
+	taken := map[scope]string{}
+	for _, p := range c.pluginSet {
+		if p.kind != PluginName || !p.enabled {
+			continue
+		}
+		c.report.Gates++
+		c.gateConfig(p)
+		if p.get("ordering") != nil {
+			c.add(Open, p.where, "has an ordering of its own: only the gate's own priority is known to run before every other plugin")
+		}
+		if p.consumer != "" {
+			c.add(Open, p.where, "is bound to the %s and never runs: a consumer is known only after authentication, which the gate runs before", p.consumer)
+			continue
+		}
+		if len(p.protocols) > 0 && !intersects(p.protocols, httpProtocols) {
+			c.add(Open, p.where, "never runs: its protocols (%s) are all stream protocols", strings.Join(p.protocols, ", "))
+			continue
+		}
+		s := scope{p.route, p.service, p.consumer, p.workspace}
+		if first, dup := taken[s]; dup && !p.broken {
+			c.add(Open, p.where, "has the scope of %s: which of the two decides is not defined", first)
+		} else if !p.broken {
+			taken[s] = p.where
+		}
+	}
+}
+
+// config reads the fields of one record and reports those that Kong refuses.
+type config struct {
+	c     *check
+	where string
+	path  string // "config" or a record in it
+	n     *node
+}
+
+func (g config) refuse(field, format string, args ...any) {
+	g.c.add(Open, g.where, "%s.%s %s; Kong would refuse the file", g.path, quoteName(field), fmt.Sprintf(format, args...))
+}
+
+func (g config) denyAll(format string, args ...any) {
+	g.c.add(Note, g.where, "%s: the gate denies every request (misconfigured)", fmt.Sprintf(format, args...))
+}
+
+// known reports the fields of n that the gate's schema does not have.
+func (g config) known() {
+	prefix := strings.TrimPrefix(strings.TrimPrefix(g.path, "config"), ".")
+	if prefix != "" {
+		prefix += "."
+	}
+	if g.n == nil {
+		return
+	}
+	for _, k := range g.n.keys {
+		if !slices.Contains(gateFields, prefix+k) || strings.Contains(k, ".") {
+			g.refuse(k, "is no field of %s", PluginName)
+		}
+	}
+}
+
+func (g config) oneOf(field, absent string, allowed ...string) string {
+	v := g.n.get(field)
+	if v == nil {
+		return absent
+	}
+	if v.kind != kindString || !slices.Contains(allowed, v.text) {
+		g.refuse(field, "is %s; it must be one of %s", quote(v.text), strings.Join(allowed, ", "))
+		return ""
+	}
+	return v.text
+}
+
+func (g config) integer(field string, lo, hi int64) {
+	v := g.n.get(field)
+	if v == nil {
+		return
+	}
+	i, ok := integer(v)
+	if !ok {
+		g.refuse(field, "is %s; it must be an integer from %d to %d", quote(v.text), lo, hi)
+	} else if i < lo || i > hi {
+		g.refuse(field, "is %d; it must be from %d to %d", i, lo, hi)
+	}
+}
+
+func integer(v *node) (int64, bool) {
+	if v.kind != kindNumber {
+		return 0, false
+	}
+	if i, err := strconv.ParseInt(v.text, 0, 64); err == nil {
+		return i, true
+	}
+	f, err := strconv.ParseFloat(v.text, 64)
+	i := int64(f)
+	return i, err == nil && float64(i) == f
+}
+
+func (g config) boolean(field string, absent bool) bool {
+	v := g.n.get(field)
+	if v == nil {
+		return absent
+	}
+	if v.kind != kindBool {
+		g.refuse(field, "is %s; it must be true or false", v.kind)
+		return absent
+	}
+	return v.truth
+}
+
+func (g config) text(field string) string {
+	v := g.n.get(field)
+	if v != nil && v.kind != kindString {
+		g.refuse(field, "is %s; it must be a string", v.kind)
+	}
+	return g.n.str(field)
+}
+
+func (g config) strings(field string) []string {
+	v := g.n.get(field)
+	if v == nil {
+		return nil
+	}
+	list := []string{}
+	for _, item := range v.items {
+		if item.kind == kindString {
+			list = append(list, item.text)
+		}
+	}
+	if v.kind != kindList || len(list) != len(v.items) {
+		g.refuse(field, "must be a list of strings")
+	}
+	return list
+}
+
+// prefixes reports addresses that the gate cannot read, and says whether the
+// list leaves every source in.
+func (g config) prefixes(field string) (wide bool) {
+	list := g.strings(field)
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			if a, err := netip.ParseAddr(s); err == nil {
+				p = netip.PrefixFrom(a, a.BitLen())
+			} else {
+				g.denyAll("%s.%s holds %s, which is no CIDR such as 10.0.0.0/16", g.path, field, quote(s))
+				continue
+			}
+		}
+		wide = wide || p.Bits() == 0
+	}
+	return wide || len(list) == 0
+}
+
+// external reports whether a value comes from outside the file: a vault of Kong
+// or a variable of decK.
+func external(s string) bool {
+	return strings.HasPrefix(s, "{vault://") && strings.HasSuffix(s, "}") || strings.Contains(s, "${{")
+}
+
+// gateConfig reports on one instance's configuration.
+func (c *check) gateConfig(p *plugin) {
+	g := config{c, p.where, "config", p.get("config")}
+	if g.n != nil && g.n.kind != kindMap {
+		c.add(Open, p.where, "config is %s where Kong expects a mapping, and would refuse the file", g.n.kind)
+		return
+	}
+	g.known()
+	g.oneOf("mode", "enforce", "enforce", "report")
+	proof := g.oneOf("proof", "signature", "signature", "token")
+	inspection := g.oneOf("require_inspection", "active", "active", "any")
+	minMode := g.oneOf("min_mode", "monitoring", "off", "monitoring", "safe_blocking", "block")
+	g.oneOf("log", "denied", "denied", "all", "off")
+	g.integer("max_age", 1, 300)
+	g.integer("clock_skew", 0, 60)
+	g.integer("deny_status", 400, 499)
+	wide := g.prefixes("allowed_sources")
+	c.gateKeys(g, proof)
+	if proof == "token" {
+		c.add(Note, p.where, "proof is token: a static secret that anyone who sees it can use, and that says nothing about the request")
+		if wide {
+			c.add(Note, p.where, "allowed_sources lets every peer present the token; list the addresses of the edge")
+		}
+		if inspection == "active" {
+			g.denyAll("proof token needs require_inspection any, since a token cannot state that the node inspects")
+		}
+	} else if wide && g.n.get("allowed_sources") != nil && len(g.n.list("allowed_sources")) > 0 {
+		c.add(Note, p.where, "allowed_sources holds a /0 and so lets every peer in")
+	}
+	if inspection == "any" {
+		c.add(Note, p.where, "require_inspection is any: evidence of a node that is degraded or whose rules are old is accepted")
+	}
+	if minMode == "off" {
+		c.add(Note, p.where, "min_mode is off: requests that the node was told not to analyse are accepted")
+	}
+	if g.boolean("allow_upgrade", false) {
+		c.add(Note, p.where, "allow_upgrade is true: after the handshake a WebSocket's messages carry no evidence")
+	}
+	if v := g.n.get("applications"); v != nil {
+		bad := v.kind != kindList
+		for _, item := range v.items {
+			_, ok := integer(item)
+			bad = bad || !ok
+		}
+		if bad {
+			g.refuse("applications", "must be a list of integers")
+		}
+	}
+	if r := g.n.get("replay"); r != nil {
+		rc := config{c, p.where, "config.replay", r}
+		if r.kind != kindMap {
+			g.refuse("replay", "is %s; it must be a mapping", r.kind)
+		} else {
+			rc.known()
+			rc.integer("capacity", 1000, 10_000_000)
+			if rc.oneOf("store", "memory", "memory", "off") == "off" && proof != "token" {
+				c.add(Note, p.where, "replay.store is off: captured evidence can be used again until it is older than max_age")
+			}
+		}
+	}
+	c.gateExempt(g)
+}
+
+// gateKeys reports where the gate has nothing to verify with, and secrets that
+// stand in the file.
+func (c *check) gateKeys(g config, proof string) {
+	jwks, file := g.text("jwks"), g.text("jwks_file")
+	tokens := g.strings("tokens")
+	switch {
+	case proof == "signature" && jwks == "" && file == "":
+		g.denyAll("neither jwks nor jwks_file is set")
+	case proof == "signature" && jwks != "" && file != "":
+		g.denyAll("both jwks and jwks_file are set")
+	case proof == "token" && len(tokens) == 0:
+		g.denyAll("tokens is empty")
+	}
+	if len(tokens) > 4 {
+		g.refuse("tokens", "has %d entries; at most 4 are allowed", len(tokens))
+	}
+	for _, t := range tokens {
+		switch {
+		case external(t):
+		case len(t) < 32 || len(t) > 256:
+			g.refuse("tokens", "holds a token of %d characters; 32 to 256 are allowed", len(t))
+		default:
+			c.add(Note, g.where, "tokens holds a secret in clear; use a vault reference such as {vault://env/wallarm-token}")
+		}
+	}
+	if jwks != "" && !external(jwks) {
+		c.inlineKeys(g, jwks)
+	}
+}
+
+// inlineKeys looks for secret parts in a JWK Set that stands in the file.
+func (c *check) inlineKeys(g config, jwks string) {
+	var set struct {
+		Keys []map[string]json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal([]byte(jwks), &set); err != nil || len(set.Keys) == 0 {
+		g.denyAll("jwks is no JWK Set (RFC 7517) with a key in it")
+		return
+	}
+	for i, k := range set.Keys {
+		if _, secret := k["k"]; secret {
+			c.add(Note, g.where, "jwks holds a shared secret in clear (key %d of the set); use jwks_file, a vault reference, or Ed25519", i+1)
+		}
+		if _, private := k["d"]; private {
+			c.add(Note, g.where, "jwks holds a private key (key %d of the set); the gateway needs the public part only: gatectl keys public", i+1)
+		}
+	}
+}
+
+// gateExempt lists the exemptions.
+func (c *check) gateExempt(g config) {
+	v := g.n.get("exempt")
+	if v == nil {
+		return
+	}
+	if v.kind != kindList {
+		g.refuse("exempt", "is %s; it must be a list", v.kind)
+		return
+	}
+	if len(v.items) > 32 {
+		g.refuse("exempt", "has %d entries; at most 32 are allowed", len(v.items))
+	}
+	for _, item := range v.items {
+		e := config{c, g.where, "config.exempt", item}
+		if item.kind != kindMap {
+			g.refuse("exempt", "holds %s; each entry must be a mapping with a path", item.kind)
+			continue
+		}
+		e.known()
+		path := e.text("path")
+		if path == "" {
+			e.refuse("path", "is missing")
+			continue
+		}
+		if !exemptPath(path) {
+			g.denyAll("exempt path %s is no plain path: [A-Za-z0-9._~/-], no empty or dot segment, /* at the end only", quote(path))
+			continue
+		}
+		methods := e.strings("methods")
+		if i := slices.IndexFunc(methods, func(m string) bool { return m != "GET" && m != "HEAD" }); i >= 0 {
+			e.refuse("methods", "holds %s; only GET and HEAD can be exempt", quote(methods[i]))
+			continue
+		}
+		if len(methods) == 0 {
+			methods = []string{"GET", "HEAD"}
+		}
+		hosts := e.strings("hosts")
+		anySource := e.prefixes("sources")
+		limits := ""
+		if len(hosts) > 0 {
+			limits += " for " + strings.Join(mapped(hosts, quoteName), ", ")
+		}
+		if !anySource {
+			limits += " from " + strings.Join(mapped(e.strings("sources"), quoteName), ", ")
+		}
+		what := fmt.Sprintf("exempts %s %s%s", strings.Join(methods, " and "), path, limits)
+		if path == "/*" && anySource {
+			c.add(Open, g.where, "%s: every such request passes without evidence", what)
+		} else {
+			c.add(Note, g.where, "%s", what)
+		}
+	}
+}
+
+// exemptPath is the gate's own rule for the path of an exemption.
+func exemptPath(path string) bool {
+	rest, _ := strings.CutSuffix(path, "/*")
+	if rest == "" {
+		return path == "/*"
+	}
+	if path == "/" {
+		return true
+	}
+	segments := strings.Split(rest, "/")
+	if segments[0] != "" {
+		return false
+	}
+	for i, s := range segments[1:] {
+		last := i == len(segments)-2
+		if s == "." || s == ".." || s == "" && !(last && rest == path) {
+			return false
+		}
+		for j := 0; j < len(s); j++ {
+			ch := s[j]
+			if !('0' <= ch && ch <= '9' || 'a' <= ch && ch <= 'z' || 'A' <= ch && ch <= 'Z' || strings.IndexByte("._~-", ch) >= 0) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func mapped(list []string, f func(string) string) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = f(s)
+	}
+	return out
+}
+
+func intersects(a, b []string) bool {
+	return slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
+}

@@ -1,0 +1,155 @@
+package kongfile_test
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/wallarm-gate/wallarm-gate/internal/kongfile"
+)
+
+var update = flag.Bool("update", false, "write the golden reports anew")
+
+// Every file of testdata has its report beside it.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	yml, err := filepath.Glob("testdata/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := append(yml, "testdata/json.json")
+	if len(files) < 30 {
+		t.Fatalf("only %d files in testdata", len(files))
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			report, err := kongfile.Check(data)
+			if err != nil {
+				t.Fatalf("Check: %v", err)
+			}
+			var got bytes.Buffer
+			if err := report.Fprint(&got); err != nil {
+				t.Fatal(err)
+			}
+			golden := strings.TrimSuffix(file, filepath.Ext(file)) + ".golden"
+			if *update {
+				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.String() != string(want) {
+				t.Errorf("report of %s:\n%s\nwant:\n%s", file, got.String(), want)
+			}
+			if open := strings.HasPrefix(string(want), "open"); report.Open() != open {
+				t.Errorf("Open() = %v with this report:\n%s", report.Open(), want)
+			}
+		})
+	}
+}
+
+func TestCheckRefuses(t *testing.T) {
+	t.Parallel()
+	const version = "_format_version: \"3.0\"\n"
+	for _, tc := range []struct{ name, in, want string }{
+		{"empty", "", "the file is empty"},
+		{"only a comment", "# nothing\n", "the file is empty"},
+		{"a list", "- a\n", "holds a list, not a mapping"},
+		{"no version", "services: []\n", "_format_version is missing"},
+		{"version as a number", "_format_version: 3.0\n", "is \"3.0\" (a number)"},
+		{"unknown version", "_format_version: \"4.0\"\n", "is \"4.0\" (a string)"},
+		{"duplicate key", version + "plugins: []\nplugins: []\n", "line 3: the key \"plugins\" stands twice"},
+		{"duplicate key in JSON", `{"_format_version": "3.0", "plugins": [], "plugins": []}`, "the key \"plugins\" stands twice"},
+		{"two documents", version + "---\n" + version, "more than one YAML document"},
+		{"not YAML", "a: [", "not YAML or JSON"},
+		{"complex key", version + "? [a]\n: b\n", "a key must be a plain string"},
+		{"merge of a string", version + "plugins:\n - <<: x\n", "merges mappings only"},
+		{"merge over a key", version + "a: &a {name: x}\nplugins:\n - name: y\n   <<: *a\n", "let \"<<\" stand first"},
+		{"an alias of itself", version + "a: &a [*a]\n", "deeper than 64 levels"},
+		{"deep", version + "a: " + strings.Repeat("[", 100) + strings.Repeat("]", 100), "deeper than 64 levels"},
+		{"aliases that explode", version + laughs(), "expands to more than 500000 values"},
+		{"too large", version + strings.Repeat("#", kongfile.MaxSize), "at most 8388608 are read"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := kongfile.Check([]byte(tc.in))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want one with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// laughs is small, and expands to 9^9 values.
+func laughs() string {
+	var b strings.Builder
+	b.WriteString("a0: &a0 [x]\n")
+	for i := byte('1'); i <= '9'; i++ {
+		b.WriteString("a" + string(i) + ": &a" + string(i) + " [" + strings.TrimSuffix(strings.Repeat("*a"+string(i-1)+", ", 9), ", ") + "]\n")
+	}
+	return b.String()
+}
+
+// No secret of a file may come back in a report.
+func TestReportHoldsNoSecret(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"testdata/token.golden", "testdata/keys.golden"} {
+		report, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, secret := range []string{"0123456789abcdef", "c2VjcmV0", "n4Ni-HpISp", "short\""} {
+			if bytes.Contains(report, []byte(secret)) {
+				t.Errorf("%s holds %q", file, secret)
+			}
+		}
+	}
+}
+
+// Check is total and bounded: whatever the bytes, it returns.
+func FuzzCheck(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.*")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		if filepath.Ext(file) == ".golden" {
+			continue
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(laughs()))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		report, err := kongfile.Check(data)
+		if (report == nil) == (err == nil) {
+			t.Fatalf("report %v with error %v", report, err)
+		}
+		if err != nil {
+			return
+		}
+		var out bytes.Buffer
+		if err := report.Fprint(&out); err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range out.Bytes() {
+			if b != '\n' && b < ' ' {
+				t.Fatalf("the report holds a control character: %q", out.String())
+			}
+		}
+	})
+}
