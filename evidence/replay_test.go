@@ -1,0 +1,168 @@
+package evidence
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+func nonce(i int) Nonce {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(i))
+	return NonceOf("k", string(b[:]))
+}
+
+const holder, other = "00000000000000000000000000000001", "00000000000000000000000000000002"
+
+// newStore returns a store whose clock began at noon, without a monotonic part:
+// the tests step it.
+func newStore(capacity int) *MemoryStore {
+	s := NewMemoryStore(capacity)
+	s.base = noon
+	return s
+}
+
+func TestMemoryStore(t *testing.T) {
+	t.Parallel()
+	const window = 95 * time.Second
+	type step struct {
+		at     time.Duration
+		nonce  int
+		holder string
+		want   error
+	}
+	for name, steps := range map[string][]step{
+		"another request":   {{0, 1, holder, nil}, {0, 1, other, ErrReplayed}},
+		"re-run":            {{0, 1, holder, nil}, {time.Second, 1, holder, nil}, {time.Second, 1, other, ErrReplayed}},
+		"last moment":       {{0, 1, holder, nil}, {window, 1, other, ErrReplayed}},
+		"forgotten":         {{0, 1, holder, nil}, {window + 3*time.Second, 1, other, nil}, {window + 3*time.Second, 1, holder, ErrReplayed}},
+		"ids not hex":       {{0, 1, "a", nil}, {0, 1, "b", ErrReplayed}, {0, 1, "a", nil}},
+		"full":              {{0, 1, holder, nil}, {0, 2, holder, nil}, {0, 3, holder, ErrStoreFull}, {0, 1, other, ErrReplayed}},
+		"room again":        {{0, 1, holder, nil}, {0, 2, holder, nil}, {window + 3*time.Second, 3, holder, nil}, {window + 3*time.Second, 4, holder, nil}, {window + 3*time.Second, 5, holder, ErrStoreFull}},
+		"clock goes back":   {{0, 1, holder, nil}, {-time.Hour, 1, other, ErrReplayed}, {-time.Hour, 2, holder, nil}, {0, 1, other, ErrReplayed}},
+		"after a long idle": {{0, 1, holder, nil}, {240 * time.Hour, 1, other, nil}, {240 * time.Hour, 2, other, nil}, {240 * time.Hour, 3, other, ErrStoreFull}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(2)
+			for i, st := range steps {
+				now := noon.Add(st.at)
+				if err := s.Remember(nonce(st.nonce), st.holder, now, now.Add(window)); !errors.Is(err, st.want) {
+					t.Fatalf("step %d: %v, want %v", i+1, err, st.want)
+				}
+			}
+		})
+	}
+}
+
+// A step of the wall clock forward and back must not forget a nonce: what it
+// held is fresh again afterwards. Only a clock with a monotonic reading tells
+// the two apart, so the store's own instant is driven here.
+func TestMemoryStoreSteppedClock(t *testing.T) {
+	t.Parallel()
+	var sh shard
+	sh.init(16)
+	sh.free(instant{0, 0}, freeBatch)
+	sh.insert(nonce(1), [16]byte{}, 96, 96)
+	if n := sh.free(instant{elapsed: 10, wall: 3610}, freeBatch); n != 0 || sh.find(nonce(1)) < 0 {
+		t.Error("forgotten when the wall clock went an hour forward")
+	}
+	for second := int32(11); second < 200; second++ {
+		sh.free(instant{elapsed: second, wall: second - 3600}, freeBatch)
+	}
+	if sh.find(nonce(1)) < 0 {
+		t.Error("forgotten while the wall clock stands an hour back")
+	}
+	freed := 0
+	for second := int32(3600); second < 3600+2*wheelSize; second++ {
+		freed += sh.free(instant{elapsed: second, wall: second}, freeBatch)
+	}
+	if freed != 1 || sh.find(nonce(1)) >= 0 {
+		t.Errorf("freed %d, want 1, when both clocks are past", freed)
+	}
+}
+
+// Against a plain map as the model: random times, windows, idle gaps and
+// collisions of slots must never lose a live nonce and always free dead ones.
+func TestMemoryStoreModel(t *testing.T) {
+	t.Parallel()
+	s := newStore(4000)
+	type held struct {
+		holder string
+		until  time.Time
+	}
+	model := make(map[int]held)
+	seed := uint32(1)
+	random := func(n int) int { seed = seed*1664525 + 1013904223; return int(seed>>8) % n }
+	now := noon
+	for i := range 200_000 {
+		switch random(400) {
+		case 0:
+			now = now.Add(time.Duration(random(700)) * time.Second)
+		case 1, 2, 3, 4, 5, 6, 7, 8:
+			now = now.Add(time.Duration(random(1500)) * time.Millisecond)
+		}
+		id := random(30_000)
+		who := []string{holder, other}[random(2)]
+		until := now.Add(time.Duration(random(430_000)) * time.Millisecond)
+		err := s.Remember(nonce(id), who, now, until)
+		if h, ok := model[id]; ok && !now.After(h.until) {
+			want := error(nil)
+			if h.holder != who {
+				want = ErrReplayed
+			}
+			if !errors.Is(err, want) {
+				t.Fatalf("turn %d: %v for a live nonce, want %v", i, err, want)
+			}
+			continue
+		}
+		if err == nil {
+			model[id] = held{who, until}
+		} else if errors.Is(err, ErrStoreFull) {
+			live := 0
+			for _, h := range model {
+				if !now.After(h.until.Add(3 * time.Second)) {
+					live++
+				}
+			}
+			if live < 4000*9/10 {
+				t.Fatalf("turn %d: full with %d live of 4000", i, live)
+			}
+		} else if h := model[id]; now.After(h.until.Add(3 * time.Second)) {
+			t.Fatalf("turn %d: %v for a nonce that ended %v ago", i, err, now.Sub(h.until))
+		}
+	}
+	if s.Len() > 4000 {
+		t.Errorf("%d entries, the capacity is 4000", s.Len())
+	}
+}
+
+func TestMemoryStoreConcurrent(t *testing.T) {
+	t.Parallel()
+	const workers, nonces, capacity = 8, 2000, 1500
+	s := NewMemoryStore(capacity)
+	now := time.Now()
+	accepted := make([]int, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			id := fmt.Sprintf("%032x", w)
+			for i := range nonces {
+				if s.Remember(nonce(i), id, now, now.Add(time.Minute)) == nil {
+					accepted[w]++
+				}
+			}
+		})
+	}
+	wg.Wait()
+	total := 0
+	for _, n := range accepted {
+		total += n
+	}
+	if total != s.Len() || total > capacity || total < capacity-workers {
+		t.Errorf("%d accepted, %d held, capacity %d", total, s.Len(), capacity)
+	}
+}
