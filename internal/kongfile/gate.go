@@ -4,12 +4,14 @@ package kongfile
 // would refuse, what makes the gate deny everything, and what is set wide.
 
 import (
-	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/wallarm-gate/wallarm-gate/evidence"
 )
 
 // Fields returns the names of the gate's configuration fields that Check knows,
@@ -172,13 +174,12 @@ func (g config) prefixes(field string) (wide bool) {
 	list := g.strings(field)
 	for _, s := range list {
 		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			if a, err := netip.ParseAddr(s); err == nil {
-				p = netip.PrefixFrom(a, a.BitLen())
-			} else {
-				g.denyAll("%s.%s holds %s, which is no CIDR such as 10.0.0.0/16", g.path, field, quote(s))
-				continue
-			}
+		if a, err2 := netip.ParseAddr(s); err != nil && err2 == nil && a.Zone() == "" {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+			g.denyAll("%s.%s holds %s, which is no CIDR such as 10.0.0.0/16", g.path, field, quote(s))
+			continue
 		}
 		wide = wide || p.Bits() == 0
 	}
@@ -232,11 +233,11 @@ func (c *check) gateConfig(p *plugin) {
 	if v := g.n.get("applications"); v != nil {
 		bad := v.kind != kindList
 		for _, item := range v.items {
-			_, ok := integer(item)
-			bad = bad || !ok
+			i, ok := integer(item)
+			bad = bad || !ok || i < evidence.NoApplication || i == 0 || i > math.MaxInt32
 		}
 		if bad {
-			g.refuse("applications", "must be a list of integers")
+			g.refuse("applications", "must be a list of integers: -1, or 1 to %d", math.MaxInt32)
 		}
 	}
 	if r := g.n.get("replay"); r != nil {
@@ -264,8 +265,15 @@ func (c *check) gateKeys(g config, proof string) {
 		g.denyAll("neither jwks nor jwks_file is set")
 	case proof == "signature" && jwks != "" && file != "":
 		g.denyAll("both jwks and jwks_file are set")
+	case proof == "signature" && g.n.get("tokens") != nil:
+		g.denyAll("tokens is set, but proof is signature")
 	case proof == "token" && len(tokens) == 0:
 		g.denyAll("tokens is empty")
+	case proof == "token" && (jwks != "" || file != ""):
+		g.denyAll("jwks or jwks_file is set, but proof is token")
+	}
+	if file != "" && file[0] != '/' {
+		g.denyAll("jwks_file is %s, which is no absolute path", quote(file))
 	}
 	if len(tokens) > 4 {
 		g.refuse("tokens", "has %d entries; at most 4 are allowed", len(tokens))
@@ -284,21 +292,19 @@ func (c *check) gateKeys(g config, proof string) {
 	}
 }
 
-// inlineKeys looks for secret parts in a JWK Set that stands in the file.
+// inlineKeys judges a JWK Set that stands in the file.
 func (c *check) inlineKeys(g config, jwks string) {
-	var set struct {
-		Keys []map[string]json.RawMessage `json:"keys"`
-	}
-	if err := json.Unmarshal([]byte(jwks), &set); err != nil || len(set.Keys) == 0 {
-		g.denyAll("jwks is no JWK Set (RFC 7517) with a key in it")
+	set, err := evidence.ParseKeySet([]byte(jwks))
+	if err != nil {
+		g.denyAll("jwks is no usable JWK Set (%v)", err)
 		return
 	}
-	for i, k := range set.Keys {
-		if _, secret := k["k"]; secret {
-			c.add(Note, g.where, "jwks holds a shared secret in clear (key %d of the set); use jwks_file, a vault reference, or Ed25519", i+1)
-		}
-		if _, private := k["d"]; private {
-			c.add(Note, g.where, "jwks holds a private key (key %d of the set); the gateway needs the public part only: gatectl keys public", i+1)
+	for _, k := range set.Keys() {
+		switch {
+		case k.Alg == evidence.AlgHMACSHA256:
+			c.add(Note, g.where, "jwks holds the shared secret of key %s in clear; use jwks_file, a vault reference, or Ed25519", quote(k.ID))
+		case k.CanSign():
+			c.add(Note, g.where, "jwks holds the private part of key %s; the gateway needs the public part only (gatectl keys public)", quote(k.ID))
 		}
 	}
 }
@@ -329,7 +335,7 @@ func (c *check) gateExempt(g config) {
 			continue
 		}
 		if !exemptPath(path) {
-			g.denyAll("exempt path %s is no plain path: [A-Za-z0-9._~/-], no empty or dot segment, /* at the end only", quote(path))
+			g.denyAll("the exempt path %s is not segments of [A-Za-z0-9._~-] without an empty or a dot segment, or such a prefix and /*", quote(path))
 			continue
 		}
 		methods := e.strings("methods")
@@ -349,41 +355,31 @@ func (c *check) gateExempt(g config) {
 		if !anySource {
 			limits += " from " + strings.Join(mapped(e.strings("sources"), quoteName), ", ")
 		}
-		what := fmt.Sprintf("exempts %s %s%s", strings.Join(methods, " and "), path, limits)
-		if path == "/*" && anySource {
-			c.add(Open, g.where, "%s: every such request passes without evidence", what)
-		} else {
-			c.add(Note, g.where, "%s", what)
-		}
+		c.add(Note, g.where, "exempts %s %s%s", strings.Join(methods, " and "), path, limits)
 	}
 }
 
 // exemptPath is the gate's own rule for the path of an exemption.
 func exemptPath(path string) bool {
-	rest, _ := strings.CutSuffix(path, "/*")
-	if rest == "" {
-		return path == "/*"
-	}
 	if path == "/" {
 		return true
 	}
-	segments := strings.Split(rest, "/")
-	if segments[0] != "" {
+	path, _ = strings.CutSuffix(path, "/*")
+	segments := strings.Split(path, "/")
+	if len(segments) < 2 || segments[0] != "" {
 		return false
 	}
-	for i, s := range segments[1:] {
-		last := i == len(segments)-2
-		if s == "." || s == ".." || s == "" && !(last && rest == path) {
+	for _, s := range segments[1:] {
+		if s == "" || s == "." || s == ".." || strings.ContainsFunc(s, notUnreserved) {
 			return false
-		}
-		for j := 0; j < len(s); j++ {
-			ch := s[j]
-			if !('0' <= ch && ch <= '9' || 'a' <= ch && ch <= 'z' || 'A' <= ch && ch <= 'Z' || strings.IndexByte("._~-", ch) >= 0) {
-				return false
-			}
 		}
 	}
 	return true
+}
+
+// notUnreserved reports a character outside the unreserved ones of RFC 3986.
+func notUnreserved(r rune) bool {
+	return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || strings.ContainsRune("._~-", r))
 }
 
 func mapped(list []string, f func(string) string) []string {
