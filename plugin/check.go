@@ -1,0 +1,35 @@
+package main
+
+// -check: the doors that a declarative configuration leaves open, before Kong
+// loads it.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/wallarm-gate/wallarm-gate/internal/kongfile"
+)
+
+const maxDeclarative = 64 << 20 // bytes
+
+var errOpen = errors.New("a door is open")
+
+// checkFile writes the findings about the declarative file at path to w. It
+// returns errOpen for a way to an upstream that does not pass the gate, and
+// another error for a file that it cannot judge.
+func checkFile(path string, w io.Writer) error {
+	data, err := readRegular(path, maxDeclarative)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	r, err := kongfile.Check(data)
+	if err != nil {
+		return fmt.Errorf("check %s: %w", path, err)
+	}
+	r.Fprint(w)
+	if r.Open() {
+		return errOpen
+	}
+	return nil
+}

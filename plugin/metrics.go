@@ -1,0 +1,84 @@
+package main
+
+// The plugin's own metrics, on a listener of their own. Labels come from closed
+// lists, or are ids of keys that have verified a request.
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	registry      *prometheus.Registry
+	decisions     *prometheus.CounterVec
+	keyUses       *prometheus.CounterVec
+	seconds       prometheus.Histogram
+	age           prometheus.Histogram
+	reloadSuccess prometheus.Counter
+	reloadFailure prometheus.Counter
+	reloadTime    prometheus.Gauge
+	modes         map[gateMode]*atomic.Int64 // live configurations
+}
+
+func newMetrics(replayEntries func() int) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wallarm_gate_decisions_total",
+			Help: "Requests by decision (allow, deny, exempt, report) and reason; the reason is empty for allow and exempt.",
+		}, []string{"decision", "reason"}),
+		keyUses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wallarm_gate_key_uses_total",
+			Help: "Requests allowed, by the key that verified them: a key without uses can be removed.",
+		}, []string{"key_id"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "wallarm_gate_decision_seconds",
+			Help:    "Time from the start of the access phase to the decision, reading the request from Kong included.",
+			Buckets: []float64{.00005, .0001, .0002, .0005, .001, .002, .005, .01, .05, .1, 1},
+		}),
+		age: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "wallarm_gate_evidence_age_seconds",
+			Help:    "Age of the evidence of allowed requests; below 0: the attester's clock is ahead.",
+			Buckets: []float64{-5, -1, 0, 1, 2, 5, 10, 20, 30, 60, 120, 300},
+		}),
+		reloadSuccess: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "wallarm_gate_jwks_reload_success_total",
+			Help: "Readings of a jwks_file that put a key set into force.",
+		}),
+		reloadFailure: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "wallarm_gate_jwks_reload_failure_total",
+			Help: "Readings of a jwks_file that failed; the last good key set stays in force.",
+		}),
+		reloadTime: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "wallarm_gate_jwks_last_reload_timestamp_seconds",
+			Help: "Unix time at which a key set from a jwks_file came into force last.",
+		}),
+		modes: map[gateMode]*atomic.Int64{modeEnforce: {}, modeReport: {}},
+	}
+	m.registry.MustRegister(m.decisions, m.keyUses, m.seconds, m.age, m.reloadSuccess, m.reloadFailure, m.reloadTime,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "wallarm_gate_replay_entries",
+			Help: "Nonces that the replay store holds.",
+		}, func() float64 { return float64(replayEntries()) }))
+	for mode, live := range m.modes {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "wallarm_gate_mode",
+			Help:        "1 while a configuration in this mode is live, else 0.",
+			ConstLabels: prometheus.Labels{"mode": string(mode)},
+		}, func() float64 { return min(1, float64(live.Load())) }))
+	}
+	return m
+}
+
+func (m *metrics) decided(d time.Duration) { m.seconds.Observe(d.Seconds()) }
+
+// count counts a decision that stands.
+func (m *metrics) count(v *verdict, now time.Time) {
+	m.decisions.WithLabelValues(string(v.decision), string(v.reason)).Inc()
+	if v.decision == allow && v.verified && !v.byToken {
+		m.keyUses.WithLabelValues(v.att.KeyID).Inc()
+		m.age.Observe(now.Sub(v.att.Created).Seconds())
+	}
+}
