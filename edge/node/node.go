@@ -202,6 +202,10 @@ func (s Settings) Render() (Files, error) {
 	if err := s.Check(); err != nil {
 		return Files{}, err
 	}
+	return s.files()
+}
+
+func (s Settings) files() (Files, error) {
 	var f Files
 	var err error
 	if f.Default, err = render("default.conf.tftpl", defaultTemplate, s); err != nil {
