@@ -58,13 +58,13 @@ func (in *SignatureInput) AppendBase(b []byte, m *Message) []byte {
 func (in *SignatureInput) String() string { return Label + "=" + in.params }
 
 var (
-	errInputLength  = fmt.Errorf("Signature-Input is longer than %d bytes", maxSignatureInput)
-	errInputLabel   = errors.New(`Signature-Input does not begin with "wallarm=("`)
-	errComponents   = errors.New("Signature-Input does not cover exactly the nine components, once each, one space apart, without parameters")
-	errParamSyntax  = errors.New("Signature-Input has something other than ;name=value after the components")
-	errParamTwice   = errors.New("Signature-Input has a parameter twice")
-	errParamUnknown = errors.New("Signature-Input has a parameter other than created, expires, nonce, keyid, alg, tag")
-	errParamMissing = errors.New("Signature-Input lacks one of created, expires, nonce, keyid, alg, tag")
+	errInputLength  = fmt.Errorf("the field Signature-Input is longer than %d bytes", maxSignatureInput)
+	errInputLabel   = errors.New(`the field Signature-Input does not begin with "wallarm=("`)
+	errComponents   = errors.New("the field Signature-Input does not cover exactly the nine components, once each, one space apart, without parameters")
+	errParamSyntax  = errors.New("the field Signature-Input has something other than ;name=value after the components")
+	errParamTwice   = errors.New("the field Signature-Input has a parameter twice")
+	errParamUnknown = errors.New("the field Signature-Input has a parameter other than created, expires, nonce, keyid, alg, tag")
+	errParamMissing = errors.New("the field Signature-Input lacks one of created, expires, nonce, keyid, alg, tag")
 	errInteger      = errors.New("created or expires is not an integer from 0 to 999999999999999 without leading zeros")
 	errString       = errors.New("nonce, keyid, alg or tag is not a string of RFC 9651")
 	errNonce        = errors.New("nonce is not 16 to 64 bytes")
@@ -251,7 +251,7 @@ func cutString(s string) (string, string, error) {
 	return "", "", errString
 }
 
-var errSignature = errors.New("Signature is not one member wallarm=:BASE64: in canonical base64 of the algorithm's size")
+var errSignature = errors.New("the field Signature is not one member wallarm=:BASE64: in canonical base64 of the algorithm's size")
 
 // strictBase64 refuses padding bits that are not zero; the parser below refuses
 // the line breaks that it would skip.

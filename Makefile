@@ -1,0 +1,83 @@
+# make demo    the main job, on embedded defaults; needs only Go
+# make test    everything that CI runs
+# make help    the rest
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+BIN := $(CURDIR)/bin
+# What could not run here is collected in this file and printed at the end.
+NOT_RUN := $(BIN)/not-run
+FUZZTIME ?= 60s
+VERSION ?= 0.1.0
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build gatectl, wallarm-gate (the plugin) and attester into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/gatectl ./cmd/gatectl
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/wallarm-gate ./plugin
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/attester ./edge/attester
+
+.PHONY: demo
+demo: build ## Run the whole way of a request with every scenario, good and bad
+	@$(BIN)/gatectl demo --plugin $(BIN)/wallarm-gate --attester $(BIN)/attester
+
+.PHONY: test
+test: ## Run everything that CI runs; says at the end what could not run
+	@mkdir -p $(BIN) && : > $(NOT_RUN)
+	@$(MAKE) deps
+	@$(MAKE) lint
+	@$(MAKE) test-go
+	@$(MAKE) test-edge
+	@$(MAKE) demo
+	@$(MAKE) report
+
+.PHONY: deps
+deps: ## Install what the tests want from Debian, where root and apt are there
+	@bash .ci/deps $(NOT_RUN)
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(git ls-files -- '*.go' | xargs gofmt -l | tee /dev/stderr)" || { echo "gofmt would change the files above"; exit 1; }
+	$(GO) vet ./...
+	@$(MAKE) $(BIN)/staticcheck
+	$(BIN)/staticcheck ./...
+
+# The tools' own go.mod keeps them out of the product's.
+$(BIN)/staticcheck: tools/go.mod tools/go.sum
+	@mkdir -p $(BIN)
+	cd tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
+
+.PHONY: test-go
+test-go: ## Unit tests and the suites on real processes, race detector on
+	@if command -v nginx >/dev/null; then export NGINX_REQUIRED=1; else \
+		echo "the suites on a real nginx (edge/node): nginx is not installed" >> $(NOT_RUN); fi; \
+	$(GO) test -race ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (60s)
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Benchmarks: each gives its ratio to a named baseline of the same run
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./evidence ./plugin ./edge/attester
+
+.PHONY: report
+report: ## Say what the last test run left out
+	@if [ -s $(NOT_RUN) ]; then printf '\n=== NOT RUN HERE ===\n'; sed 's/^/  - /' $(NOT_RUN); else printf '\nEverything ran.\n'; fi
+
+.PHONY: clean
+clean: ## Remove bin/
+	rm -rf $(BIN)
