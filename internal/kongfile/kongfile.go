@@ -95,7 +95,7 @@ func Check(data []byte) (*Report, error) {
 	case v.kind != kindString || v.text != "1.1" && v.text != "2.1" && v.text != "3.0":
 		return nil, fmt.Errorf(`_format_version is %s (%s); Kong reads the strings "1.1", "2.1" and "3.0"`, quote(v.text), v.kind)
 	}
-	c := &check{}
+	c := &check{report: Report{Findings: []Finding{}}}
 	c.walk(root, "", owner{})
 	c.resolve()
 	c.gates()
