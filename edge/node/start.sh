@@ -68,19 +68,25 @@ else
   say "no worker_connections in $dir/nginx.conf: it stays as it is"
 fi
 
-# nginx takes SIGTERM for a fast shutdown, which cuts running responses; SIGQUIT
-# drains them. Until init has become nginx there is nothing to drain, and bash
-# would ignore the QUIT while init waits.
-stop() {
+# signal asks init, or the nginx that it has become, to stop; it fails when
+# neither is there. nginx takes SIGTERM for a fast shutdown, which cuts running
+# responses; SIGQUIT drains them. Until init has become nginx there is nothing
+# to drain, and bash would not take the SIGQUIT.
+signal() {
   local name=
   { read -r name <"/proc/$pid/comm"; } 2>/dev/null
   if [ "$name" = nginx ]; then
-    say "stopping nginx gracefully"
     kill -QUIT "$pid" 2>/dev/null
   else
-    say "stopping before nginx has started"
     kill -TERM "$pid" 2>/dev/null
   fi
+}
+
+# While it loads its configuration nginx ignores SIGQUIT, as everything does
+# that bash starts in the background: so ask again. Asking twice changes nothing.
+stop() {
+  say "stopping: nginx finishes what it has begun, anything else ends at once"
+  while signal; do sleep 1; done &
 }
 
 # A signal between these two lines still finds a handler: it is noted.
