@@ -56,108 +56,122 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 
 	log := newLogger(stdout, c.logLevel)
 	slog.SetDefault(log) // what net/http prints becomes JSON as well
-	a, err := newAttester(ctx, &c.settings, log, environ)
+	if c.nodeName == "" {
+		if c.nodeName, err = ownName(ctx, environ, log); err != nil {
+			fmt.Fprintf(stderr, "attester: ATTESTER_NODE_NAME: missing, and %v\n", err)
+			return exitUsage
+		}
+	}
+	a, err := newAttester(&c.settings, log, systemClock())
 	if err != nil {
 		fmt.Fprintf(stderr, "attester: %v\n", err)
 		return exitUsage
 	}
-	if err := a.serve(ctx, newLogger(stdout, slog.LevelInfo)); err != nil {
+	if err = a.listen(); err == nil {
+		err = a.serve(ctx, newLogger(stdout, slog.LevelInfo))
+	}
+	if err != nil {
 		fmt.Fprintf(stderr, "attester: %v\n", err)
 		return exitFailure
 	}
 	return exitOK
 }
 
+// clock is the time in its two kinds: what the world agrees on, for what is
+// signed, and what only goes forward, for every age and interval.
+type clock struct {
+	wall    func() time.Time
+	elapsed func() time.Duration
+}
+
+func systemClock() clock {
+	start := time.Now()
+	return clock{wall: time.Now, elapsed: func() time.Duration { return time.Since(start) }}
+}
+
 // attester is one attester with all its parts.
 type attester struct {
-	settings *settings
-	log      *slog.Logger
-	metrics  *metrics
-	keys     *keyring
-	cert     *clientCertificate
-	pool     *pool
-	watcher  *watcher
-	ready    *readiness
-	proxy    *proxy
+	settings  *settings
+	log       *slog.Logger
+	metrics   *metrics
+	keys      *keyring
+	cert      *clientCertificate
+	pool      *pool
+	watcher   *watcher
+	ready     *readiness
+	proxy     *proxy
+	listeners []listener
+}
+
+// listener is one address with what serves it.
+type listener struct {
+	name string // of the setting
+	net.Listener
+	server *http.Server
 }
 
 // newAttester puts the parts together. An error is a bad setting.
-func newAttester(ctx context.Context, s *settings, log *slog.Logger, environ []string) (*attester, error) {
-	start := time.Now()
-	elapsed := func() time.Duration { return time.Since(start) }
-
+func newAttester(s *settings, log *slog.Logger, c clock) (*attester, error) {
 	a := &attester{settings: s, log: log, metrics: newMetrics()}
 	var err error
-	if a.keys, err = newKeyring(s, log, a.metrics, time.Now); err != nil {
+	if a.keys, err = newKeyring(s, log, a.metrics, c.wall); err != nil {
 		return nil, err
 	}
 	if a.cert, err = newClientCertificate(s, log, a.metrics); err != nil {
 		return nil, err
 	}
-	if a.pool, err = newPool(s, a.cert, elapsed); err != nil {
+	if a.pool, err = newPool(s, a.cert, c.elapsed); err != nil {
 		return nil, err
 	}
-	if s.nodeName == "" {
-		if s.nodeName, err = ownName(ctx, environ, log); err != nil {
-			return nil, err
-		}
-	}
-	a.watcher = newWatcher(s, log, a.metrics, time.Now, elapsed)
+	a.watcher = newWatcher(s, log, a.metrics, c)
 	a.ready = &readiness{watcher: a.watcher, keys: a.keys}
 	a.metrics.watch(a.watcher, a.keys, a.pool)
 	a.proxy = newProxy(s, &signingTransport{
 		pool: a.pool, keys: a.keys, node: s.nodeName,
-		inspection: a.watcher.inspection, wall: time.Now, metrics: a.metrics,
-	}, log, a.metrics, elapsed)
+		inspection: a.watcher.inspection, wall: c.wall, metrics: a.metrics,
+	}, log, a.metrics, c.elapsed)
 	return a, nil
 }
 
-// reportInterval is the time between two lines that say how the node inspects.
-const reportInterval = time.Minute
-
-// serve listens and works until ctx ends and the requests have finished. The
-// lines of the inspection report go to reports.
-func (a *attester) serve(ctx context.Context, reports *slog.Logger) error {
+// listen opens the listeners.
+func (a *attester) listen() error {
 	s := a.settings
-	server := &http.Server{
-		Handler:                      a.proxy,
-		ReadHeaderTimeout:            30 * time.Second,
-		IdleTimeout:                  s.listenIdleTimeout,
-		MaxHeaderBytes:               s.maxHeaderBytes,
-		DisableGeneralOptionsHandler: true, // "OPTIONS *" is refused as any other target
-		ErrorLog:                     serverLog(a.log),
-	}
-	type listening struct {
-		server   *http.Server
-		listener net.Listener
-	}
-	var all []listening
-	defer func() {
-		for _, l := range all {
-			l.server.Close()
-			l.listener.Close()
-		}
-	}()
-	addresses := []any{}
 	for _, l := range []struct {
 		name, addr string
 		server     *http.Server
 	}{
 		{"health_listen", s.healthListen, a.sideServer(healthHandler(a.ready))},
 		{"metrics_listen", s.metricsListen, a.sideServer(a.metrics.handler())},
-		{"listen", s.listen, server},
+		{"listen", s.listen, a.nodeServer()},
 	} {
 		if l.addr == "" {
 			continue
 		}
-		listener, err := net.Listen("tcp", l.addr)
+		opened, err := net.Listen("tcp", l.addr)
 		if err != nil {
+			a.closeListeners()
 			return err
 		}
-		all = append(all, listening{l.server, listener})
-		addresses = append(addresses, l.name, listener.Addr().String())
+		a.listeners = append(a.listeners, listener{l.name, opened, l.server})
 	}
+	return nil
+}
 
+func (a *attester) closeListeners() {
+	for _, l := range a.listeners {
+		l.server.Close()
+		l.Close()
+	}
+}
+
+// reportInterval is the time between two lines that say how the node inspects.
+const reportInterval = time.Minute
+
+// serve works until ctx ends and the requests have finished. The lines of the
+// inspection report go to reports.
+func (a *attester) serve(ctx context.Context, reports *slog.Logger) error {
+	s := a.settings
+	defer a.closeListeners()
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	var working sync.WaitGroup
 	defer working.Wait()
@@ -188,11 +202,17 @@ func (a *attester) serve(ctx context.Context, reports *slog.Logger) error {
 	defer report.Stop()
 	working.Go(func() { a.watcher.report(work, report.C, reports) })
 
-	failed := make(chan error, len(all))
-	for _, l := range all {
-		go func() { failed <- l.server.Serve(l.listener) }()
+	failed := make(chan error, len(a.listeners))
+	serving := []any{"backend", s.backend.String(), "node", s.nodeName}
+	var nodeSide *http.Server
+	for _, l := range a.listeners {
+		if l.name == "listen" {
+			nodeSide = l.server
+		}
+		serving = append(serving, l.name, l.Addr().String())
+		go func() { failed <- l.server.Serve(l) }()
 	}
-	a.log.Info("serving", append(addresses, "backend", s.backend.String(), "node", s.nodeName)...)
+	a.log.Info("serving", serving...)
 
 	select {
 	case err := <-failed:
@@ -203,10 +223,22 @@ func (a *attester) serve(ctx context.Context, reports *slog.Logger) error {
 	a.ready.stopping.Store(true)
 	ticks := time.NewTicker(20 * time.Millisecond)
 	defer ticks.Stop()
-	drain(a.proxy, server, s.shutdownDelay, s.shutdownTimeout, ticks.C, a.log)
+	drain(a.proxy, nodeSide, s.shutdownDelay, s.shutdownTimeout, ticks.C, a.log)
 	a.pool.close()
 	a.log.Info("stopped")
 	return nil
+}
+
+// nodeServer returns the server of the node's side.
+func (a *attester) nodeServer() *http.Server {
+	return &http.Server{
+		Handler:                      a.proxy,
+		ReadHeaderTimeout:            30 * time.Second,
+		IdleTimeout:                  a.settings.listenIdleTimeout,
+		MaxHeaderBytes:               a.settings.maxHeaderBytes,
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is refused as any other target
+		ErrorLog:                     serverLog(a.log),
+	}
 }
 
 // sideServer returns the server of a listener that takes small requests only.
@@ -239,10 +271,7 @@ func ownName(ctx context.Context, environ []string, log *slog.Logger) (string, e
 	if err == nil && !isNodeName(name) {
 		err = fmt.Errorf("the host name %q is not 1 to 128 of A-Z a-z 0-9 . _ : / -", name)
 	}
-	if err != nil {
-		return "", fmt.Errorf("ATTESTER_NODE_NAME: missing, and %w", err)
-	}
-	return name, nil
+	return name, err
 }
 
 // taskID asks the ECS task metadata endpoint, version 4, for the task's ARN and

@@ -56,9 +56,11 @@ func newProxy(s *settings, transport http.RoundTripper, log *slog.Logger, m *met
 		Rewrite:        p.rewrite,
 		Transport:      transport,
 		ModifyResponse: p.response,
-		ErrorHandler:   p.fail,
-		ErrorLog:       serverLog(log),
-		BufferPool:     &copyBuffers{},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			p.fail(w, r, exchangeOf(r.Context()), err)
+		},
+		ErrorLog:   serverLog(log),
+		BufferPool: &copyBuffers{},
 		// Bodies of unknown length and event streams are flushed at once; a slow
 		// body of a known length within this time.
 		FlushInterval: 50 * time.Millisecond,
@@ -107,6 +109,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if statement != nil {
 		p.refuse(w, x, refusedStatement, http.StatusBadGateway, statement)
 		return
+	}
+	if r.ContentLength != 0 {
+		// Without this net/http reads the request's body to its end before it
+		// writes the first byte of an answer; a gateway may answer earlier.
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			p.fail(w, r, x, err)
+			return
+		}
 	}
 	x.evidence.Method, x.evidence.Authority, x.evidence.Target = r.Method, host, r.RequestURI
 	p.reverse.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
@@ -165,8 +175,7 @@ const (
 const statusClientGone = 499
 
 // fail answers for a gateway that did not.
-func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
-	x := exchangeOf(r.Context())
+func (p *proxy) fail(w http.ResponseWriter, r *http.Request, x *exchange, err error) {
 	var notSigned errNotSigned
 	var op *net.OpError
 	kind, code, detail := errorBroken, http.StatusBadGateway, "The gateway did not answer."

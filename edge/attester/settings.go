@@ -81,11 +81,11 @@ func (d setting) flag() string { return strings.ToLower(strings.ReplaceAll(d.env
 // definitions is the table. The README's is checked against it by a test.
 var definitions = []setting{
 	{env: "LISTEN", def: "127.0.0.1:8081", help: "address on which the node reaches the attester",
-		parse: func(s *settings, v string) error { return address(&s.listen, v) }},
+		parse: func(s *settings, v string) error { return required(address(&s.listen, v), v) }},
 	{env: "ALLOW_REMOTE", def: "false", help: "let LISTEN be an address other than loopback; whoever reaches it gets signatures",
 		parse: func(s *settings, v string) error { return boolean(&s.allowRemote, v) }},
 	{env: "HEALTH_LISTEN", def: ":8082", help: "address of /livez and /readyz",
-		parse: func(s *settings, v string) error { return address(&s.healthListen, v) }},
+		parse: func(s *settings, v string) error { return required(address(&s.healthListen, v), v) }},
 	{env: "METRICS_LISTEN", def: "", help: "address of /metrics; empty: off",
 		parse: func(s *settings, v string) error { return address(&s.metricsListen, v) }},
 
@@ -114,7 +114,7 @@ var definitions = []setting{
 	{env: "NODE_NAME", def: "", help: "value of X-Wallarm-Node; empty: the id of the ECS task, else the host name",
 		parse: func(s *settings, v string) error { return nodeName(&s.nodeName, v) }},
 	{env: "NODE_STATUS_URL", def: "http://127.0.0.8:8080/wallarm-status", help: "the node's status, JSON",
-		parse: func(s *settings, v string) error { return pollURL(&s.statusURL, v) }},
+		parse: func(s *settings, v string) error { return required(pollURL(&s.statusURL, v), v) }},
 	{env: "NODE_READY_URL", def: "", help: "readiness of a 7.1 node (http://127.0.0.1:9446/ready); empty: not asked",
 		parse: func(s *settings, v string) error { return pollURL(&s.readyURL, v) }},
 	{env: "STATUS_INTERVAL", def: "2s", help: "time between two readings of the status, and the limit of each",
@@ -299,6 +299,14 @@ func usage(w io.Writer) {
 // The parsers of single values.
 
 func text(dst *string, v string) error { *dst = v; return nil }
+
+// required refuses the empty value that err, of the value's own parser, lets pass.
+func required(err error, v string) error {
+	if v == "" {
+		return errors.New("must not be empty")
+	}
+	return err
+}
 
 func boolean(dst *bool, v string) error {
 	switch v {

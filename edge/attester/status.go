@@ -179,7 +179,7 @@ type watcher struct {
 	last   evidence.Inspection // the last state that was logged
 }
 
-func newWatcher(s *settings, log *slog.Logger, m *metrics, wall func() time.Time, elapsed func() time.Duration) *watcher {
+func newWatcher(s *settings, log *slog.Logger, m *metrics, c clock) *watcher {
 	return &watcher{
 		statusURL: s.statusURL, readyURL: s.readyURL,
 		interval: s.statusInterval, rulesetMaxAge: s.rulesetMaxAge,
@@ -194,7 +194,7 @@ func newWatcher(s *settings, log *slog.Logger, m *metrics, wall func() time.Time
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		wall: wall, elapsed: elapsed, log: log, metrics: m,
+		wall: c.wall, elapsed: c.elapsed, log: log, metrics: m,
 		belief: belief{maxAge: s.statusMaxAge, stopTimeout: s.nodeStopTimeout},
 	}
 }
