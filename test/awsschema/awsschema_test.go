@@ -141,6 +141,7 @@ func TestRules(t *testing.T) {
 		{"rule with one peer", "aws_vpc_security_group_ingress_rule", rule(attrs{"ip_protocol": "tcp", "from_port": 443, "to_port": 443, "cidr_ipv4": "0.0.0.0/0"}), ""},
 		{"rule with two peers", "aws_vpc_security_group_ingress_rule", rule(attrs{"ip_protocol": "tcp", "cidr_ipv4": "0.0.0.0/0", "cidr_ipv6": "::/0"}), "not 2"},
 		{"rule with no peer", "aws_vpc_security_group_egress_rule", rule(attrs{"ip_protocol": "tcp"}), "not 0"},
+		{"rule with peers unknown yet", "aws_vpc_security_group_ingress_rule", rule(attrs{"ip_protocol": "tcp", "cidr_ipv4": cty.UnknownVal(cty.String), "cidr_ipv6": cty.UnknownVal(cty.String)}), ""},
 		{"rule description", "aws_vpc_security_group_egress_rule", rule(attrs{"ip_protocol": "-1", "cidr_ipv4": "0.0.0.0/0", "description": "it's"}), "does not match"},
 		{"alarm", "aws_cloudwatch_metric_alarm", alarm(attrs{"datapoints_to_alarm": 2}), ""},
 		{"alarm that can never fire", "aws_cloudwatch_metric_alarm", alarm(attrs{"datapoints_to_alarm": 4}), "more than evaluation_periods"},

@@ -144,6 +144,19 @@ func set(v cty.Value) bool { return !v.IsKnown() || !v.IsNull() }
 
 func (c config) has(name string) bool { return set(c.v.GetAttr(name)) }
 
+// count returns how many of the attributes are set, and how many of them nobody can know yet.
+func (c config) count(names ...string) (given, unknown int) {
+	for _, name := range names {
+		switch v := c.v.GetAttr(name); {
+		case !v.IsKnown():
+			unknown++
+		case !v.IsNull():
+			given++
+		}
+	}
+	return given, unknown
+}
+
 func (c config) text(name string) string {
 	s, _ := text(c.v.GetAttr(name))
 	return s
@@ -309,13 +322,7 @@ var rules = map[string]func(config) string{
 		return ""
 	},
 	"aws_secretsmanager_secret_version": func(c config) string {
-		n := 0
-		for _, name := range []string{"secret_string", "secret_string_wo", "secret_binary"} {
-			if c.has(name) {
-				n++
-			}
-		}
-		if n > 1 {
+		if n, _ := c.count("secret_string", "secret_string_wo", "secret_binary"); n > 1 {
 			return "only one of secret_string, secret_string_wo and secret_binary can be set"
 		}
 		if c.has("secret_string_wo") && !c.has("secret_string_wo_version") {
@@ -329,13 +336,8 @@ var rules = map[string]func(config) string{
 
 // peer: a security-group rule names exactly one other side, and a port range that fits.
 func peer(c config) string {
-	n := 0
-	for _, name := range []string{"cidr_ipv4", "cidr_ipv6", "prefix_list_id", "referenced_security_group_id"} {
-		if c.has(name) {
-			n++
-		}
-	}
-	if n != 1 {
+	n, open := c.count("cidr_ipv4", "cidr_ipv6", "prefix_list_id", "referenced_security_group_id")
+	if n > 1 || n+open == 0 {
 		return fmt.Sprintf("exactly one of cidr_ipv4, cidr_ipv6, prefix_list_id and referenced_security_group_id must be set, not %d", n)
 	}
 	from, okF := c.number("from_port")
