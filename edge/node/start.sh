@@ -97,10 +97,10 @@ pid=$!
 trap stop TERM INT
 [ -z "$stopped" ] || stop
 
-# wait also returns when a trap has run; the process is gone when kill says so.
-status=0
+# wait also returns when a trap has run, so it is the last one that counts: bash
+# remembers the status of a process that is gone.
 while kill -0 "$pid" 2>/dev/null; do
   wait "$pid"
-  status=$?
 done
-exit "$status"
+wait "$pid"
+exit $?
