@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -83,6 +85,11 @@ func (t *signingTransport) attempt(req *http.Request, x *exchange, fresh bool) (
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
+		// ReverseProxy leaves the connection open if it rejects the switch.
+		if got := res.Header.Get("Upgrade"); got == "" || !strings.EqualFold(got, req.Header.Get("Upgrade")) {
+			res.Body.Close()
+			return nil, false, fmt.Errorf("the gateway switched to protocol %q, asked for was %q", got, req.Header.Get("Upgrade"))
+		}
 		// The connection is the caller's now; closing the body closes it.
 	case res.Body == http.NoBody:
 		t.pool.put(conn)
