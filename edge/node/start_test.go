@@ -25,7 +25,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("FAKE_NGINX"); dir != "" {
 		os.Exit(loadingNginx(dir))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	os.RemoveAll(built)
+	os.Exit(code)
 }
 
 func loadingNginx(dir string) int {
