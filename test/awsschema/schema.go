@@ -92,6 +92,13 @@ func Load() (*Schema, error) {
 	if s.Provider == nil || len(s.Resources) == 0 {
 		return nil, fmt.Errorf("schema %s: no provider or no resources", Version)
 	}
+	// The bindings do not tell which lookup arguments of a data source are answered as well;
+	// in the provider nearly all are.
+	for _, o := range s.Data {
+		for _, a := range o.Block.Attributes {
+			a.Computed = a.Computed || a.Optional
+		}
+	}
 	return s, nil
 }
 
