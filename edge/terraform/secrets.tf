@@ -1,0 +1,50 @@
+# Wallarm's API token and the signing keys: by ARN, or written here from ephemeral values that
+# reach neither plan nor state. Whether a secret is made depends on the ARN alone: the value
+# must not decide, it may be absent when Terraform looks.
+
+locals {
+  create_token_secret   = var.create && var.wallarm_api_token_secret_arn == null
+  create_signing_secret = var.create && var.signing_jwks_secret_arn == null
+
+  # valueFrom of the container definitions: the ARN, with an optional :key:stage:version.
+  token_value_from   = local.create_token_secret ? one(aws_secretsmanager_secret.token[*].arn) : var.wallarm_api_token_secret_arn
+  signing_value_from = local.create_signing_secret ? one(aws_secretsmanager_secret.signing[*].arn) : var.signing_jwks_secret_arn
+}
+
+resource "aws_secretsmanager_secret" "token" {
+  count = local.create_token_secret ? 1 : 0
+
+  name        = "${var.name}/wallarm-api-token"
+  description = "API token of the Wallarm node"
+  #tfsec:ignore:aws-ssm-secret-use-customer-key AWS encrypts every secret; secrets_kms_key_arn takes a key of one's own.
+  kms_key_id              = var.secrets_kms_key_arn
+  recovery_window_in_days = var.secret_recovery_days
+  tags                    = var.tags
+}
+
+resource "aws_secretsmanager_secret_version" "token" {
+  count = local.create_token_secret ? 1 : 0
+
+  secret_id                = aws_secretsmanager_secret.token[0].id
+  secret_string_wo         = var.wallarm_api_token
+  secret_string_wo_version = var.wallarm_api_token_version
+}
+
+resource "aws_secretsmanager_secret" "signing" {
+  count = local.create_signing_secret ? 1 : 0
+
+  name        = "${var.name}/signing-jwks"
+  description = "Keys that the attester signs evidence with (JWK Set)"
+  #tfsec:ignore:aws-ssm-secret-use-customer-key AWS encrypts every secret; secrets_kms_key_arn takes a key of one's own.
+  kms_key_id              = var.secrets_kms_key_arn
+  recovery_window_in_days = var.secret_recovery_days
+  tags                    = var.tags
+}
+
+resource "aws_secretsmanager_secret_version" "signing" {
+  count = local.create_signing_secret ? 1 : 0
+
+  secret_id                = aws_secretsmanager_secret.signing[0].id
+  secret_string_wo         = var.signing_jwks
+  secret_string_wo_version = var.signing_jwks_version
+}
