@@ -336,13 +336,20 @@ func TestClientGone(t *testing.T) {
 	})
 	for _, path := range []string{"/header", "/body"} {
 		ctx, cancel := context.WithCancel(context.Background())
-		go func() {
-			<-arrived
-			cancel()
-		}()
+		if path == "/header" {
+			go func() {
+				<-arrived
+				cancel()
+			}()
+		}
 		if res, err := r.client.Do(r.request("GET", path, nil).WithContext(ctx)); err == nil {
-			io.Copy(io.Discard, res.Body)
+			if _, err := io.ReadFull(res.Body, make([]byte, len("first"))); err != nil {
+				t.Error(err)
+			}
+			cancel()
 			res.Body.Close()
+		} else if path == "/body" {
+			t.Error(err)
 		}
 		cancel()
 		if err := <-ended; err != nil {

@@ -110,7 +110,7 @@ type belief struct {
 	readAt time.Duration
 
 	better   int
-	promised evidence.Inspection // the worst of the better readings
+	promised reading // the worst of the better readings
 
 	draining bool
 	closedAt time.Duration
@@ -152,14 +152,11 @@ func (b *belief) observe(r reading, now time.Duration) {
 		return
 	}
 	b.state, b.detail = current, detail
-	if b.better == 0 || r.inspection < b.promised {
-		b.promised = r.inspection
+	if b.better == 0 || r.inspection < b.promised.inspection {
+		b.promised = r
 	}
 	if b.better++; b.better >= recoverAfter {
-		b.state, b.detail, b.better = b.promised, "", 0
-		if b.state == r.inspection {
-			b.detail = r.detail
-		}
+		b.state, b.detail, b.better = b.promised.inspection, b.promised.detail, 0
 	}
 }
 
