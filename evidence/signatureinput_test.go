@@ -119,6 +119,7 @@ func TestParseSignatureInput(t *testing.T) {
 		"alg rsa":                 replace("ed25519", "rsa-pss-sha512"),
 		"foreign tag":             replace(`"wallarm-gate"`, `"other"`),
 		"vertical tab":            replace(";created", "\v;created"),
+		"cut off in components":   strings.TrimSuffix(goodInput[:strings.Index(goodInput, ")")], ")"),
 		"longer than 1,024 bytes": goodInput + strings.Repeat(" ", 1024),
 	} {
 		if in, err := ParseSignatureInput(s); err == nil {

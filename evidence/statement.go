@@ -78,8 +78,6 @@ func ParseInspection(s string) (Inspection, error) {
 // Bounds that hold before any parsing, in bytes.
 const (
 	maxSignatureInput = 1024
-	maxSignature      = 256
-	maxValue          = 256
 	maxMethod         = 32
 	maxAuthority      = 320
 	maxTarget         = 64 << 10

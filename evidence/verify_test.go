@@ -116,6 +116,9 @@ func TestVerify(t *testing.T) {
 		{"upgrade refused", change{request: func(r *Request) { r.Upgrade = true }}, ReasonUpgradeNotAllowed},
 		{"upgrade allowed", change{request: func(r *Request) { r.Upgrade = true }, policy: func(p *Policy) { p.AllowUpgrade = true }}, ""},
 
+		{"mode equal to the weakest", change{message: func(m *Message) { m.Mode = "monitoring" }}, ""},
+		{"smallest policy", change{policy: func(p *Policy) { p.MaxAge, p.ClockSkew = time.Second, 0 }}, ""},
+		{"largest policy", change{policy: func(p *Policy) { p.MaxAge, p.ClockSkew, p.MinMode = MaxAgeLimit, SkewLimit, ModeBlock }}, ""},
 		{"max_age out of bounds", change{policy: func(p *Policy) { p.MaxAge = MaxAgeLimit + time.Second }}, ReasonMisconfigured},
 		{"no max_age", change{policy: func(p *Policy) { p.MaxAge = 0 }}, ReasonMisconfigured},
 		{"clock_skew out of bounds", change{policy: func(p *Policy) { p.ClockSkew = SkewLimit + 1 }}, ReasonMisconfigured},
@@ -234,7 +237,10 @@ func TestVerifyToken(t *testing.T) {
 		{"joined duplicates", func(r *Request) { r.Token = "x, " + one }, ReasonTokenMismatch},
 		{"right one among others", func(r *Request) { r.Token = one + ", " + two }, ReasonTokenMismatch},
 		{"huge", func(r *Request) { r.Token = strings.Repeat("a", 8192) }, ReasonTokenMismatch},
+		{"no request id", func(r *Request) { r.Token, r.RequestID = one, "" }, ReasonMissingEvidence},
+		{"no client address", func(r *Request) { r.Token, r.ClientIP = one, "" }, ReasonMissingEvidence},
 		{"no mode", func(r *Request) { r.Token, r.Mode = one, "" }, ReasonMissingEvidence},
+		{"no application", func(r *Request) { r.Token, r.Application = one, "" }, ReasonMissingEvidence},
 		{"bad mode", func(r *Request) { r.Token, r.Mode = one, "on" }, ReasonMalformedEvidence},
 		{"mode off", func(r *Request) { r.Token, r.Mode = one, "off" }, ReasonModeNotAllowed},
 		{"upgrade", func(r *Request) { r.Token, r.Upgrade = one, true }, ReasonUpgradeNotAllowed},
@@ -307,6 +313,32 @@ func TestVerifierWithoutParts(t *testing.T) {
 	} {
 		if _, reason := v.Verify(r); reason != ReasonMisconfigured {
 			t.Errorf("%s: reason %q", name, reason)
+		}
+	}
+}
+
+// The detail of a refusal names the header that is missing, so that an operator
+// sees which side did not state it.
+func TestMissingIsNamed(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "k", AlgEd25519)
+	for i, name := range Headers() {
+		v := verifier(keySet(t, key), noon)
+		r := received(signed(t, key, honest(), noon))
+		r.Token = strings.Repeat("t", 32)
+		fields := []*string{
+			&r.RequestID, &r.ClientIP, &r.Mode, &r.Application, &r.Node, &r.Inspection, &r.SignatureInput, &r.Signature, &r.Token,
+		}
+		*fields[i] = ""
+		if name == HeaderToken {
+			tokens, err := NewTokenSet(strings.Repeat("t", 32))
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.Tokens, v.Policy.RequireActive = tokens, false
+		}
+		if a, reason := v.Verify(r); reason != ReasonMissingEvidence || a.Detail != name+" is missing" {
+			t.Errorf("without %s: %q %q", name, reason, a.Detail)
 		}
 	}
 }
