@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -165,17 +166,27 @@ func (tx *transaction) proxy(conn net.Conn, body *bodyReader, up *upstreamReques
 	tx.obs.Proxied, tx.obs.UpstreamTarget, tx.obs.UpstreamHeader = true, up.uri, fields
 
 	// The body goes on while the answer comes, so that both can be streams.
-	sent := make(chan error, 1)
-	go func() { sent <- body.send(upstream) }()
+	sent := make(chan struct{})
+	var cut atomic.Bool // the client's body broke off
+	go func() {
+		defer close(sent)
+		if body.send(upstream); body.failed {
+			cut.Store(true)
+			upstream.Close()
+		}
+	}()
 	br := bufio.NewReader(upstream)
 	resp, err := readResponse(br, tx.head.method)
 	var answered error
 	switch {
+	case err != nil && cut.Load():
+		answered = tx.failWith(conn, 400, "Bad request", "the request's body broke off or is malformed")
 	case err != nil:
 		answered = tx.upstreamFailed(conn, err)
 	case resp.StatusCode == http.StatusSwitchingProtocols && up.upgrade == "":
 		answered = tx.upstreamFailed(conn, errors.New("the upstream switched protocols and nobody asked it to"))
 	case resp.StatusCode == http.StatusSwitchingProtocols:
+		<-sent // a body comes before the tunnel
 		return tx.tunnel(conn, body, upstream, br, resp)
 	default:
 		answered = tx.writeResponse(conn, resp, up)
@@ -330,6 +341,7 @@ type bodyReader struct {
 	left      int64     // bytes to come, where the length is known
 	chunks    io.Reader // nil: not chunked
 	done      bool
+	failed    bool         // the client's part of it broke
 	continued func() error // sends 100 Continue before the first read
 }
 
@@ -349,6 +361,12 @@ func newBody(h *requestHead, br *bufio.Reader, conn io.Writer) *bodyReader {
 
 // Read returns io.EOF at the body's end and io.ErrUnexpectedEOF before it.
 func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.read(p)
+	b.failed = b.failed || err != nil && !errors.Is(err, io.EOF)
+	return n, err
+}
+
+func (b *bodyReader) read(p []byte) (int, error) {
 	if b.done {
 		return 0, io.EOF
 	}
@@ -403,22 +421,21 @@ func (b *bodyReader) framing(h *requestHead) []Field {
 	return nil
 }
 
-// send copies the body to the upstream, framed as it came.
-func (b *bodyReader) send(w io.Writer) error {
+// send copies the body to the upstream, framed as it came. Where the upstream
+// stops reading, its answer says why.
+func (b *bodyReader) send(w io.Writer) {
 	if b.done {
-		return nil
+		return
 	}
 	if b.chunks == nil {
-		_, err := io.Copy(w, b)
-		return err
+		_, _ = io.Copy(w, b)
+		return
 	}
 	cw := httputil.NewChunkedWriter(w)
 	if _, err := io.Copy(cw, b); err != nil {
-		return err
+		return
 	}
-	if err := cw.Close(); err != nil {
-		return err
+	if cw.Close() == nil {
+		_, _ = io.WriteString(w, "\r\n")
 	}
-	_, err := io.WriteString(w, "\r\n")
-	return err
 }

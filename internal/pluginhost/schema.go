@@ -141,7 +141,7 @@ func requireRecords(f *field) {
 const maxSchemaDepth = 32
 
 func parseFields(list []map[string]json.RawMessage, depth int) ([]*field, error) {
-	var out []*field
+	out := []*field{}
 	for _, entry := range list {
 		if len(entry) != 1 {
 			return nil, fmt.Errorf("a field entry has %d names, it must have one", len(entry))
@@ -176,8 +176,12 @@ func parseField(raw json.RawMessage, depth int) (*field, error) {
 	}
 	sort.Strings(names) // so that the same dump gives the same error
 	for _, name := range names {
-		if err := f.setAttribute(name, attrs[name], depth); err != nil {
-			return nil, fmt.Errorf("attribute %q: %w", name, err)
+		err := f.setAttribute(name, attrs[name], depth)
+		if err != nil && name != "fields" { // a field in fields says its own name
+			err = fmt.Errorf("attribute %q: %w", name, err)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return f, f.check()
@@ -267,10 +271,18 @@ func (f *field) setAttribute(name string, raw json.RawMessage, depth int) error 
 			return err
 		}
 		f.fields, err = parseFields(list, depth+1)
-	case "description", "reference", "on_delete":
+	case "description":
+		var text string
+		if err := into(&text); err != nil {
+			return err
+		}
+		if len(text) < 10 || len(text) > 500 {
+			return fmt.Errorf("%d bytes long, Kong takes 10 to 500", len(text))
+		}
+	case "reference", "on_delete":
 		var text string
 		return into(&text)
-	case "encrypted", "unique", "immutable", "indexed":
+	case "encrypted", "unique", "immutable":
 		var flag bool // they change nothing about a declarative configuration
 		return into(&flag)
 	default:
@@ -341,6 +353,9 @@ func (f *field) check() error {
 	}
 	if length := f.lenEq != nil || f.lenMin != nil || f.lenMax != nil; length && !slices.Contains([]string{"string", "array", "set", "map"}, f.kind) {
 		return fmt.Errorf("a %s has no length", f.kind)
+	}
+	if f.oneOf != nil && f.kind != "string" && f.kind != "number" && f.kind != "integer" {
+		return fmt.Errorf("field of type '%s' cannot have attribute 'one_of'", f.kind)
 	}
 	if f.contains != nil && f.kind != "array" && f.kind != "set" {
 		return fmt.Errorf("a %s cannot contain anything", f.kind)

@@ -477,6 +477,7 @@ func (f *field) resolve(m map[string]any, env func(string) (string, bool), notic
 		value, ok := resolveReference(s, env)
 		if !ok {
 			notice("unable to resolve reference " + s)
+			value = ""
 		}
 		return value, true
 	}

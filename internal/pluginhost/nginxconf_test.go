@@ -1,0 +1,131 @@
+package pluginhost
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestParseNginxMaps(t *testing.T) {
+	t.Parallel()
+	values := map[string]string{"host": "a.example", "http_x": "X"}
+	for name, tt := range map[string]struct{ conf, want string }{
+		"a default":              {`map "" $v { default "1 $host"; }`, "1 a.example"},
+		"escaped line feeds":     {`map "" $v { default "1\n$host\t\"q\"\\"; }`, "1\na.example\t\"q\"\\"},
+		"literal line feeds":     {"map \"\" $v {\n default \"1\n$host\";\n}", "1\na.example"},
+		"braces":                 {`map "" $v { default "${host}x${http_x}"; }`, "a.examplexX"},
+		"no quotes":              {`map "" $v { default $host; }`, "a.example"},
+		"braces without quotes":  {`map "" $v { default ${host}:1; }`, "a.example:1"},
+		"single quotes":          {`map '' $v { default 'a"b'; }`, `a"b`},
+		"a comment":              {"# map\nmap \"\" $v { # x }\n default a; # }\n}", "a"},
+		"volatile":               {`map "" $v { volatile; default a; }`, "a"},
+		"an unset variable":      {`map "" $v { default "[$http_none]"; }`, "[]"},
+		"a source":               {`map $host $v { default no; A.Example yes; }`, "yes"},
+		"no default":             {`map $http_none $v { x yes; }`, ""},
+		"nothing":                {"", ""},
+		"upper-case variables":   {`map "" $V { default $HOST; }`, "a.example"},
+		"another escape":         {`map "" $v { default "\d"; }`, `\d`},
+		"a directive":            {`set $v 1;`, `!line 1: directive "set"`},
+		"a block not closed":     {`map "" $v { default a;`, "!not closed"},
+		"a quote not closed":     {"\nmap \"\" $v { default \"a; }", "!line 2: a quoted string"},
+		"no variable":            {`map "" v { default a; }`, `!invalid variable name "v"`},
+		"an empty variable":      {`map "" $v { default "a$"; }`, "!a '$' without"},
+		"a brace not closed":     {`map "" $v { default "${host"; }`, "!closing bracket"},
+		"a regular expression":   {`map $host $v { ~^a b; }`, `!map entry "~^a"`},
+		"an include":             {`map $host $v { include x; }`, `!map entry "include"`},
+		"two defaults":           {`map "" $v { default a; default b; }`, "!a second default"},
+		"the same variable":      {`map "" $v { default a; } map "" $v { default b; }`, "!mapped twice"},
+		"no block":               {`map "" $v;`, "!map takes a source"},
+		"an entry without value": {`map "" $v { default; }`, "!a map entry takes"},
+		"too large":              {strings.Repeat("#", maxNginxConf+1), "!larger than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			maps, err := parseNginxMaps([]byte(tt.conf))
+			if want, bad := strings.CutPrefix(tt.want, "!"); bad || err != nil {
+				if !bad || err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v want %s", err, tt.want)
+				}
+				return
+			}
+			got := ""
+			if m := maps["v"]; m != nil {
+				got = m.value(func(name string) (string, bool) { v, ok := values[name]; return v, ok })
+			}
+			if got != tt.want {
+				t.Errorf("got %q want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func evidenceConf(t testing.TB) []byte {
+	conf, err := os.ReadFile(filepath.Join("testdata", "evidence.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conf
+}
+
+func TestEvidenceVariable(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, benchSetup{settings: Settings{Nginx: evidenceConf(t)}})
+	_, body := b.raw(t, "GET /a#b?c HTTP/1.1\r\nHost: A.Example:81\r\nX_Wallarm-Mode: block\r\nX-Wallarm-Mode: off\r\nConnection: Signature\r\nSignature: \xffs\r\nX-Do: vars wallarm_evidence\r\n\r\n")
+	o := b.observed(t)
+	value, err := strconv.Unquote(strings.TrimSpace(strings.TrimPrefix(body, "wallarm_evidence=")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"1", o.RequestID, "127.0.0.1", "127.0.0.1", "GET", "a.example", "A.Example:81", "/a#b?c", "", "Signature",
+		"", "", "", "block, off", "", "", "", "", "\xffs",
+	}
+	if got := strings.Split(value, "\n"); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if o.RoundTrips != 3 { // X-Do, the variable, the exit
+		t.Errorf("%d round trips: %v", o.RoundTrips, o.Calls)
+	}
+}
+
+func TestNginxUnknownVariable(t *testing.T) {
+	t.Parallel()
+	h, _ := startHost(t, nil)
+	for conf, want := range map[string]string{
+		`map "" $v { default $nope; }`: `variable "v": unknown "nope" variable`,
+		`map $nope $v { default 1; }`:  `unknown "nope" variable`,
+		`set $a 1;`:                    `directive "set"`,
+	} {
+		if _, err := NewGateway(h, Config{}, Settings{Nginx: []byte(conf)}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", conf, err)
+		}
+	}
+	// Maps that refer to each other end somewhere.
+	g, err := NewGateway(h, Config{}, Settings{Nginx: []byte(`map "" $a { default "x$b"; } map "" $b { default "y$a"; }`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx := &transaction{gw: g}
+	if v, _ := tx.variable("a"); v != strings.Repeat("xy", maxMapDepth/2) {
+		t.Errorf("%q", v)
+	}
+}
+
+func FuzzNginxMaps(f *testing.F) {
+	f.Add(evidenceConf(f))
+	f.Add([]byte(`map $host $v { volatile; "a" "\n${x}"; default '$y'; } # c`))
+	f.Fuzz(func(t *testing.T, conf []byte) {
+		maps, err := parseNginxMaps(conf)
+		if err != nil {
+			return
+		}
+		for _, m := range maps {
+			if v := m.value(func(name string) (string, bool) { return "", false }); len(v) > len(conf) {
+				t.Fatalf("%d bytes out of %d", len(v), len(conf))
+			}
+		}
+	})
+}
