@@ -182,6 +182,9 @@ func TestSigningKey(t *testing.T) {
 	if _, err := NewKeySet(old, old); err == nil {
 		t.Error("a set with one id twice")
 	}
+	for _, id := range []string{" ", "~", strings.Repeat("k", 128)} {
+		newKey(t, id, AlgEd25519)
+	}
 	if _, err := GenerateKey("", AlgEd25519); err == nil {
 		t.Error("a key without an id")
 	}

@@ -85,8 +85,8 @@ func (s *MemoryStore) Len() int { return int(s.count.Load()) }
 func (s *MemoryStore) Remember(n Nonce, requestID string, now, until time.Time) error {
 	holder := holderOf(requestID)
 	t := instant{elapsed: clamp(now.Sub(s.base)), wall: clamp(now.Round(0).Sub(s.base.Round(0)))}
-	// Both are rounded so that an entry leaves late, never early.
-	wall := clamp(until.Round(0).Sub(s.base.Round(0))) + 1
+	wall := clamp(until.Round(0).Sub(s.base.Round(0)))
+	// The two clocks' seconds do not begin together: late by one, never early.
 	elapsed := t.elapsed + max(wall-t.wall, 0) + 1
 
 	sh := &s.shards[n[0]%shardCount]

@@ -35,15 +35,17 @@ func TestMemoryStore(t *testing.T) {
 		want   error
 	}
 	for name, steps := range map[string][]step{
-		"another request":   {{0, 1, holder, nil}, {0, 1, other, ErrReplayed}},
-		"re-run":            {{0, 1, holder, nil}, {time.Second, 1, holder, nil}, {time.Second, 1, other, ErrReplayed}},
-		"last moment":       {{0, 1, holder, nil}, {window, 1, other, ErrReplayed}},
-		"forgotten":         {{0, 1, holder, nil}, {window + 3*time.Second, 1, other, nil}, {window + 3*time.Second, 1, holder, ErrReplayed}},
-		"ids not hex":       {{0, 1, "a", nil}, {0, 1, "b", ErrReplayed}, {0, 1, "a", nil}},
-		"full":              {{0, 1, holder, nil}, {0, 2, holder, nil}, {0, 3, holder, ErrStoreFull}, {0, 1, other, ErrReplayed}},
-		"room again":        {{0, 1, holder, nil}, {0, 2, holder, nil}, {window + 3*time.Second, 3, holder, nil}, {window + 3*time.Second, 4, holder, nil}, {window + 3*time.Second, 5, holder, ErrStoreFull}},
-		"clock goes back":   {{0, 1, holder, nil}, {-time.Hour, 1, other, ErrReplayed}, {-time.Hour, 2, holder, nil}, {0, 1, other, ErrReplayed}},
-		"after a long idle": {{0, 1, holder, nil}, {240 * time.Hour, 1, other, nil}, {240 * time.Hour, 2, other, nil}, {240 * time.Hour, 3, other, ErrStoreFull}},
+		"another request":    {{0, 1, holder, nil}, {0, 1, other, ErrReplayed}},
+		"re-run":             {{0, 1, holder, nil}, {time.Second, 1, holder, nil}, {time.Second, 1, other, ErrReplayed}},
+		"last moment":        {{0, 1, holder, nil}, {window, 1, other, ErrReplayed}},
+		"last of a fraction": {{900 * time.Millisecond, 1, holder, nil}, {window + 900*time.Millisecond, 1, other, ErrReplayed}},
+		"before the start":   {{-1500 * time.Millisecond, 1, holder, nil}, {window - 1500*time.Millisecond, 1, other, ErrReplayed}, {window + 2*time.Second, 1, other, nil}},
+		"forgotten":          {{0, 1, holder, nil}, {window + 3*time.Second, 1, other, nil}, {window + 3*time.Second, 1, holder, ErrReplayed}},
+		"ids not hex":        {{0, 1, "a", nil}, {0, 1, "b", ErrReplayed}, {0, 1, "a", nil}},
+		"full":               {{0, 1, holder, nil}, {0, 2, holder, nil}, {0, 3, holder, ErrStoreFull}, {0, 1, other, ErrReplayed}},
+		"room again":         {{0, 1, holder, nil}, {0, 2, holder, nil}, {window + 3*time.Second, 3, holder, nil}, {window + 3*time.Second, 4, holder, nil}, {window + 3*time.Second, 5, holder, ErrStoreFull}},
+		"clock goes back":    {{0, 1, holder, nil}, {-time.Hour, 1, other, ErrReplayed}, {-time.Hour, 2, holder, nil}, {0, 1, other, ErrReplayed}},
+		"after a long idle":  {{0, 1, holder, nil}, {240 * time.Hour, 1, other, nil}, {240 * time.Hour, 2, other, nil}, {240 * time.Hour, 3, other, ErrStoreFull}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -283,9 +283,16 @@ func TestTokenSetBounds(t *testing.T) {
 			t.Errorf("%s: the error holds the token: %v", name, err)
 		}
 	}
-	set, err := NewTokenSet(good)
+	longest := strings.Repeat("!~", 128)
+	set, err := NewTokenSet(good, longest, good+"b", good+"c")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !set.Match(good) || !set.Match(longest) || !set.Match(good+"c") || set.Match(good+"d") || set.Match("") {
+		t.Error("a set of four does not match exactly its tokens")
+	}
+	if _, err := NewTokenSet(good, ""); err == nil || !strings.HasPrefix(err.Error(), "token 2 ") {
+		t.Errorf("the second of two is bad: %v", err)
 	}
 	if s := fmt.Sprintf("%+v %#v", set, set); strings.Contains(s, good) {
 		t.Error("a token set prints a token")
