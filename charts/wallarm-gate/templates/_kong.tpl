@@ -1,0 +1,150 @@
+{{/* The declarative configuration, and what the gate in it lets pass. */}}
+
+{{/* What Kong loads, as YAML; empty for an existing Secret. Inline text is
+     rendered from what was parsed here, so that Kong reads what was checked. */}}
+{{- define "wallarm-gate.document" -}}
+{{- if .Values.declarative.inline -}}
+{{- fromYaml .Values.declarative.inline | toYaml -}}
+{{- else if .Values.services -}}
+{{- $gate := dict "name" "wallarm-gate" "instance_name" "wallarm-gate" "config" (fromJson (include "wallarm-gate.gateConfig" .)) -}}
+{{- dict "_format_version" "3.0" "services" .Values.services "plugins" (prepend .Values.plugins $gate) | toYaml -}}
+{{- end -}}
+{{- end }}
+
+{{/* The configuration of the global gate for `services`, as JSON. */}}
+{{- define "wallarm-gate.gateConfig" -}}
+{{- $c := deepCopy .Values.gate.config -}}
+{{- range $field := list "applications" "allowed_sources" "exempt" -}}
+{{- if not (index $c $field) }}{{ $_ := unset $c $field }}{{ end -}}
+{{- end -}}
+{{- if eq $c.proof "token" -}}
+{{- $tokens := list -}}
+{{- range $i, $_ := .Values.gate.tokens.keys -}}
+{{- $tokens = append $tokens (printf "{vault://env/wallarm-gate-token-%d}" (add1 $i)) -}}
+{{- end -}}
+{{- $_ := set $c "tokens" $tokens -}}
+{{- else -}}
+{{- $_ := set $c "jwks_file" "/etc/wallarm-gate/keys/jwks.json" -}}
+{{- end -}}
+{{- toJson $c -}}
+{{- end }}
+
+{{/* Name or id that a reference such as `route: r` or `route: {name: r}` holds. */}}
+{{- define "wallarm-gate.reference" -}}
+{{- if kindIs "map" . -}}{{- default .id .name -}}{{- else -}}{{- . -}}{{- end -}}
+{{- end }}
+
+{{/* The enabled instances of the gate in a document, as a JSON list of
+     where, scope, routes (those that the instance decides for), consumer, config. */}}
+{{- define "wallarm-gate.gates" -}}
+{{- $found := list -}}
+{{- $flat := list -}}
+{{- range $r := default list .routes -}}
+{{- $flat = append $flat $r -}}
+{{- $found = append $found (dict "where" (printf "route %q" (default $r.id $r.name)) "scope" "route" "routes" (list (default $r.id $r.name)) "plugins" $r.plugins) -}}
+{{- end -}}
+{{- $services := dict -}}
+{{- range $s := default list .services -}}
+{{- $routes := list -}}
+{{- range $r := default list $s.routes -}}
+{{- $routes = append $routes (default $r.id $r.name) -}}
+{{- $found = append $found (dict "where" (printf "route %q" (default $r.id $r.name)) "scope" "route" "routes" (list (default $r.id $r.name)) "plugins" $r.plugins) -}}
+{{- end -}}
+{{- range $r := $flat -}}
+{{- $ref := include "wallarm-gate.reference" (default "" $r.service) -}}
+{{- if and $ref (has $ref (list $s.name $s.id)) }}{{ $routes = append $routes (default $r.id $r.name) }}{{ end -}}
+{{- end -}}
+{{- range $key := compact (list $s.name $s.id) }}{{ $_ := set $services $key $routes }}{{ end -}}
+{{- $found = append $found (dict "where" (printf "service %q" (default $s.id $s.name)) "scope" "service" "routes" $routes "plugins" $s.plugins) -}}
+{{- end -}}
+{{- range $kind := list "consumers" "consumer_groups" -}}
+{{- range $c := default list (index $ $kind) -}}
+{{- $found = append $found (dict "where" (printf "%s %q" (trimSuffix "s" $kind) (default $c.username $c.name)) "scope" "consumer" "routes" list "plugins" $c.plugins) -}}
+{{- end -}}
+{{- end -}}
+{{- range $p := default list .plugins -}}
+{{- $where := "the global plugins" -}}{{- $scope := "global" -}}{{- $routes := list -}}
+{{- if or $p.consumer $p.consumer_group -}}
+{{- $scope = "consumer" -}}{{- $where = printf "a plugin of consumer %q" (include "wallarm-gate.reference" (default $p.consumer_group $p.consumer)) -}}
+{{- else if $p.route -}}
+{{- $ref := include "wallarm-gate.reference" $p.route -}}
+{{- $scope = "route" -}}{{- $where = printf "a plugin of route %q" $ref -}}{{- $routes = list $ref -}}
+{{- else if $p.service -}}
+{{- $ref := include "wallarm-gate.reference" $p.service -}}
+{{- $scope = "service" -}}{{- $where = printf "a plugin of service %q" $ref -}}{{- $routes = default list (get $services $ref) -}}
+{{- end -}}
+{{- $found = append $found (dict "where" $where "scope" $scope "routes" $routes "plugins" (list $p)) -}}
+{{- end -}}
+{{- $gates := list -}}
+{{- range $f := $found -}}
+{{- range $p := default list $f.plugins -}}
+{{- if and (eq (toString $p.name) "wallarm-gate") (ne (toString $p.enabled) "false") -}}
+{{- $gates = append $gates (dict "where" $f.where "scope" $f.scope "routes" $f.routes "protocols" (default list $p.protocols) "config" (default dict $p.config)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $gates -}}
+{{- end }}
+
+{{/* The plugin's defaults for the fields that make a gate weaker or stronger. */}}
+{{- define "wallarm-gate.defaults" -}}
+{"mode": "enforce", "proof": "signature", "max_age": 30, "clock_skew": 5, "min_mode": "monitoring", "require_inspection": "active",
+ "applications": [], "allowed_sources": [], "allow_upgrade": false, "exempt": [], "replay": {"store": "memory"}, "deny_status": 403}
+{{- end }}
+
+{{/* Why the instance is weaker than the global gate, as a list of fields. */}}
+{{- define "wallarm-gate.weaker" -}}
+{{- $g := mergeOverwrite (fromJson (include "wallarm-gate.defaults" .)) .global -}}
+{{- $i := mergeOverwrite (fromJson (include "wallarm-gate.defaults" .)) .instance -}}
+{{- $modes := list "off" "monitoring" "safe_blocking" "block" -}}
+{{- $weak := list -}}
+{{- if and (ne $i.mode "enforce") (eq $g.mode "enforce") }}{{ $weak = append $weak "mode" }}{{ end -}}
+{{- if and (ne $i.proof "signature") (eq $g.proof "signature") }}{{ $weak = append $weak "proof" }}{{ end -}}
+{{- if gt (int $i.max_age) (int $g.max_age) }}{{ $weak = append $weak "max_age" }}{{ end -}}
+{{- if gt (int $i.clock_skew) (int $g.clock_skew) }}{{ $weak = append $weak "clock_skew" }}{{ end -}}
+{{- range $n, $m := $modes -}}
+{{- if and (eq $m $g.min_mode) (has $i.min_mode (slice $modes 0 $n)) }}{{ $weak = append $weak "min_mode" }}{{ end -}}
+{{- end -}}
+{{- if and (ne $i.require_inspection "active") (eq $g.require_inspection "active") }}{{ $weak = append $weak "require_inspection" }}{{ end -}}
+{{- range $field := list "applications" "allowed_sources" -}}
+{{- $mine := default list (index $i $field) -}}{{- $theirs := default list (index $g $field) -}}
+{{- $more := not $mine -}}
+{{- range $mine }}{{ if not (has . $theirs) }}{{ $more = true }}{{ end }}{{ end -}}
+{{- if and $theirs $more }}{{ $weak = append $weak $field }}{{ end -}}
+{{- end -}}
+{{- if and $i.allow_upgrade (not $g.allow_upgrade) }}{{ $weak = append $weak "allow_upgrade" }}{{ end -}}
+{{- $more := false -}}
+{{- range $e := default list $i.exempt }}{{ if not (has $e (default list $g.exempt)) }}{{ $more = true }}{{ end }}{{ end -}}
+{{- if $more }}{{ $weak = append $weak "exempt" }}{{ end -}}
+{{- if and (ne $i.replay.store "memory") (eq $g.replay.store "memory") }}{{ $weak = append $weak "replay.store" }}{{ end -}}
+{{- join ", " $weak -}}
+{{- end }}
+
+{{/* The configuration of the global gate with its defaults, as JSON. An existing
+     Secret cannot be read here: then what gate.config says. */}}
+{{- define "wallarm-gate.globalConfig" -}}
+{{- $c := dict -}}
+{{- if .Values.declarative.inline -}}
+{{- range $g := fromJsonArray (include "wallarm-gate.gates" (fromYaml .Values.declarative.inline)) -}}
+{{- if eq $g.scope "global" }}{{ $c = $g.config }}{{ end -}}
+{{- end -}}
+{{- else -}}
+{{- $c = .Values.gate.config -}}
+{{- end -}}
+{{- mergeOverwrite (fromJson (include "wallarm-gate.defaults" .)) (deepCopy $c) | toJson -}}
+{{- end }}
+
+{{/* The mode of the global gate: enforce or report. */}}
+{{- define "wallarm-gate.mode" -}}
+{{- index (fromJson (include "wallarm-gate.globalConfig" .)) "mode" -}}
+{{- end }}
+
+{{/* Whether an init container checks the file for open doors: always, unless
+     a door is declared to be open. */}}
+{{- define "wallarm-gate.checked" -}}
+{{- if and (eq (include "wallarm-gate.mode" .) "enforce") (not .Values.allowWeakerRoutes) -}}true{{- end -}}
+{{- end }}
+
+{{- define "wallarm-gate.declarativeSecret" -}}
+{{- default (include "wallarm-gate.fullname" .) .Values.declarative.existingSecret.name -}}
+{{- end }}

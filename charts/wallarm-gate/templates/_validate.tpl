@@ -1,0 +1,249 @@
+{{/* What the chart refuses. Each check prints one sentence on a line of its own:
+     what is wrong, and what to set. All of them are shown at once. */}}
+
+{{- define "wallarm-gate.validate" -}}
+{{- $wrong := list -}}
+{{- range $check := list "images" "keys" "sources" "gates" "tls" "network" "pods" -}}
+{{- $wrong = append $wrong (trim (include (printf "wallarm-gate.validate.%s" $check) $)) -}}
+{{- end -}}
+{{- with compact $wrong -}}
+{{- fail (printf "\n\nThis would not be a closed gate:\n%s\n" (join "\n" . | splitList "\n" | compact | join "\n")) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "wallarm-gate.validate.images" -}}
+{{- if not .Values.gate.image.repository }}
+- gate.image.repository is empty: set it to the image that you built from Dockerfile.kong (target {{ ternary "kong" "plugin" (eq .Values.gate.from "image") }})
+{{- end }}
+{{- if not (semverCompare ">=3.8.0-0" .Values.kong.version) }}
+- kong.version is {{ .Values.kong.version }}: Kong before 3.8 proxies the request when a plugin breaks; use 3.8 or later
+{{- end }}
+{{- $tag := ternary .Values.gate.image.tag .Values.kong.image.tag (eq .Values.gate.from "image") -}}
+{{- with regexFind "^[0-9]+\\.[0-9]+" $tag }}
+{{- if and (eq $.Values.gate.from "init") (not (semverCompare ">=3.8.0-0" .)) }}
+- kong.image.tag is {{ $tag }}: Kong before 3.8 proxies the request when a plugin breaks; use 3.8 or later
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "wallarm-gate.validate.keys" -}}
+{{- $k := .Values.gate.keys -}}{{- $t := .Values.gate.tokens -}}
+{{- $sources := compact (list $k.jwks $k.existingConfigMap $k.existingSecret) -}}
+{{- if gt (len $sources) 1 }}
+- gate.keys has {{ len $sources }} sources: set one of jwks, existingConfigMap and existingSecret
+{{- end }}
+{{- if $k.jwks }}
+{{- $set := fromJson $k.jwks }}
+{{- if not (kindIs "slice" $set.keys) }}
+- gate.keys.jwks is no JWK Set: it must be JSON such as {"keys": [...]}
+{{- else }}
+{{- range $set.keys }}
+{{- if or .d .k (ne (toString .kty) "OKP") }}
+- gate.keys.jwks holds a secret or private key ({{ .kid }}): put public Ed25519 keys there (gatectl keys public), anything else into gate.keys.existingSecret
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if not (or .Values.declarative.inline .Values.declarative.existingSecret.name) }}
+{{- if and (eq .Values.gate.config.proof "signature") (not $sources) }}
+- gate.keys is empty: the gate would refuse every request; set gate.keys.jwks (gatectl keys public), existingConfigMap or existingSecret
+{{- end }}
+{{- if eq .Values.gate.config.proof "token" }}
+{{- if or (not $t.existingSecret) (not $t.keys) }}
+- gate.config.proof is token: set gate.tokens.existingSecret and gate.tokens.keys
+{{- end }}
+{{- if eq .Values.gate.config.require_inspection "active" }}
+- gate.config.require_inspection is active, which a token cannot state: set it to any, or gate.config.proof to signature
+{{- end }}
+{{- if $sources }}
+- gate.keys is set, but gate.config.proof is token: remove one
+{{- end }}
+{{- end }}
+{{- if and (eq .Values.gate.config.proof "signature") (or $t.existingSecret $t.keys) }}
+- gate.tokens is set, but gate.config.proof is signature: remove one
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "wallarm-gate.validate.sources" -}}
+{{- $d := .Values.declarative -}}
+{{- $given := list -}}
+{{- if .Values.services }}{{ $given = append $given "services" }}{{ end -}}
+{{- if $d.inline }}{{ $given = append $given "declarative.inline" }}{{ end -}}
+{{- if $d.existingSecret.name }}{{ $given = append $given "declarative.existingSecret.name" }}{{ end -}}
+{{- if not $given }}
+- Kong has nothing to serve: set services, declarative.inline or declarative.existingSecret.name
+{{- else if gt (len $given) 1 }}
+- {{ join " and " $given }} are set: Kong reads one configuration, set only one of them
+{{- end }}
+{{- if and .Values.plugins (not .Values.services) }}
+- plugins is set without services: put them into your kong.yml
+{{- end }}
+{{- range .Values.plugins }}
+{{- if eq .name "wallarm-gate" }}
+- plugins holds wallarm-gate: the chart adds the global gate; set gate.config
+{{- end }}
+{{- end }}
+{{- if and $d.existingSecret.name .Values.allowWeakerRoutes }}
+- allowWeakerRoutes is for services and declarative.inline: the file of declarative.existingSecret is checked as it is
+{{- end }}
+{{- if and .Values.production (eq (include "wallarm-gate.mode" .) "report") }}
+- production is true, but the gate only reports: set its mode to enforce
+{{- end }}
+{{- end }}
+
+{{- define "wallarm-gate.validate.gates" -}}
+{{- $doc := dict -}}
+{{- if .Values.declarative.inline -}}
+{{- $doc = fromYaml .Values.declarative.inline -}}
+{{- if regexMatch "(?m)^---" (trimPrefix "---" (trim .Values.declarative.inline)) }}
+- declarative.inline holds more than one YAML document: Kong reads the first one
+{{- end }}
+{{- else if .Values.services -}}
+{{- $doc = fromYaml (include "wallarm-gate.document" .) -}}
+{{- end -}}
+{{- if $doc.Error }}
+- declarative.inline is no YAML mapping: {{ $doc.Error | replace "\n" " " }}
+{{- else if $doc }}
+{{- if not $doc._format_version }}
+- declarative.inline has no _format_version: Kong reads "3.0"
+{{- end }}
+{{- $gates := fromJsonArray (include "wallarm-gate.gates" $doc) -}}
+{{- $global := list -}}
+{{- range $gates -}}
+{{- if eq .scope "global" }}{{ $global = append $global .config }}{{ end -}}
+{{- if .protocols }}
+- the gate in {{ .where }} has protocols: leave them out, or requests of another protocol pass it by
+{{- end }}
+{{- end }}
+{{- if ne (len $global) 1 }}
+- declarative.inline has {{ len $global }} global, enabled instances of wallarm-gate: it must have exactly one, under plugins
+{{- else }}
+{{- $g := index $global 0 }}
+{{- if and (eq (toString (default "signature" $g.proof)) "signature") (not $g.jwks) (not $g.jwks_file) }}
+- the global gate of declarative.inline has no keys: set its jwks or jwks_file (/etc/wallarm-gate/keys/jwks.json with gate.keys)
+{{- end }}
+{{- if and (hasPrefix "/etc/wallarm-gate/keys/" (toString $g.jwks_file)) (not (compact (list $.Values.gate.keys.jwks $.Values.gate.keys.existingConfigMap $.Values.gate.keys.existingSecret))) (not $.Values.services) }}
+- the global gate of declarative.inline reads {{ $g.jwks_file }}, which is not mounted: set gate.keys
+{{- end }}
+{{- $known := list }}
+{{- range $gates }}{{ if ne .scope "global" -}}
+{{- $known = concat $known .routes }}
+{{- if eq .scope "consumer" }}
+- the gate in {{ .where }} never runs, since a consumer is known only after it: remove it
+{{- else }}
+{{- $allowed := gt (len .routes) 0 -}}
+{{- range .routes }}{{ if not (has . $.Values.allowWeakerRoutes) }}{{ $allowed = false }}{{ end }}{{ end -}}
+{{- $weaker := include "wallarm-gate.weaker" (dict "global" $g "instance" .config) -}}
+{{- if and $weaker (not $allowed) }}
+- the gate in {{ .where }} is weaker than the global one, which it replaces ({{ $weaker }}): make it as strict, or name {{ .routes | default (list "its routes") | join ", " }} in allowWeakerRoutes
+{{- end }}
+{{- end }}
+{{- end }}{{ end }}
+{{- range $.Values.allowWeakerRoutes }}
+{{- if not (has . $known) }}
+- allowWeakerRoutes names {{ . }}, which no gate of a route or service decides for: remove it
+{{- end }}
+{{- end }}
+{{- if and (eq $.Values.service.scheme "internet-facing") (eq $.Values.service.type "LoadBalancer") (not $g.allowed_sources) (not $.Values.iKnowTheGateIsTheOnlyLock) }}
+- service.scheme is internet-facing and the gate has no allowed_sources: set them to the addresses of the edge, or iKnowTheGateIsTheOnlyLock to true
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.declarative.existingSecret.name (eq .Values.service.scheme "internet-facing") (eq .Values.service.type "LoadBalancer") (not .Values.iKnowTheGateIsTheOnlyLock) }}
+- service.scheme is internet-facing and allowed_sources in an existing Secret cannot be seen here: set iKnowTheGateIsTheOnlyLock to true once you have looked
+{{- end }}
+{{- end }}
+
+{{- define "wallarm-gate.validate.tls" -}}
+{{- $t := .Values.tls -}}
+{{- if eq $t.terminatedAt "kong" }}
+{{- if not (or $t.existingSecret $t.certManager.enabled) }}
+- tls has no certificate, and Kong's own is one that no attester accepts: set tls.existingSecret or tls.certManager, or tls.terminatedAt to nlb
+{{- end }}
+{{- if and $t.existingSecret $t.certManager.enabled }}
+- tls.existingSecret and tls.certManager.enabled are both set: set one
+{{- end }}
+{{- if and $t.certManager.enabled (or (not $t.certManager.issuerRef.name) (not $t.certManager.dnsNames)) }}
+- tls.certManager needs issuerRef.name and dnsNames (the host that the attester connects to)
+{{- end }}
+{{- if $t.nlbCertificateArn }}
+- tls.nlbCertificateArn is set, but tls.terminatedAt is kong: set it to nlb, or remove the ARN
+{{- end }}
+{{- else }}
+{{- if not $t.nlbCertificateArn }}
+- tls.terminatedAt is nlb: set tls.nlbCertificateArn
+{{- end }}
+{{- if ne .Values.service.type "LoadBalancer" }}
+- tls.terminatedAt is nlb, but service.type is {{ .Values.service.type }}: no NLB would be made
+{{- end }}
+{{- if or $t.existingSecret $t.certManager.enabled }}
+- tls.terminatedAt is nlb, but Kong is given a certificate too: set tls.terminatedAt to kong, or remove the certificate
+{{- end }}
+{{- if $t.clientCA.existingSecret }}
+- tls.clientCA cannot be checked when tls.terminatedAt is nlb: set it to kong
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "wallarm-gate.validate.network" -}}
+{{- if not .Values.edgeCidrs }}
+- edgeCidrs is empty: set it to the CIDRs of the subnets of the edge's tasks
+{{- end }}
+{{- range .Values.edgeCidrs }}
+{{- if hasSuffix "/0" . }}
+- edgeCidrs holds {{ . }}: Kong would believe everybody's X-Forwarded-For; name the subnets of the edge
+{{- end }}
+{{- end }}
+{{- if .Values.networkPolicy.enabled }}
+{{- if and (eq .Values.service.type "LoadBalancer") (not .Values.loadBalancerCidrs) }}
+- loadBalancerCidrs is empty: the NLB's health checks would not reach Kong; set it to the CIDRs of the NLB's subnets
+{{- end }}
+{{- if not .Values.networkPolicy.upstreams }}
+- networkPolicy.upstreams is empty: Kong could reach no upstream; declare them, or set networkPolicy.enabled to false
+{{- end }}
+{{- range concat .Values.networkPolicy.upstreams .Values.networkPolicy.metricsFrom }}
+{{- if or (and .cidr (or .namespace .podLabels)) (not (or .cidr .namespace .podLabels)) }}
+- networkPolicy has the peer {{ toJson . }}: give it a cidr, or a namespace and/or podLabels
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "wallarm-gate.validate.pods" -}}
+{{- $s := .Values.shutdown -}}
+{{- if le (int $s.waitSeconds) (int $s.deregistrationSeconds) }}
+- shutdown.waitSeconds is {{ int $s.waitSeconds }}: it must be more than shutdown.deregistrationSeconds ({{ int $s.deregistrationSeconds }}), or the NLB sends requests to a Kong that is gone
+{{- end }}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
+- autoscaling.minReplicas is {{ int .Values.autoscaling.minReplicas }}, more than maxReplicas ({{ int .Values.autoscaling.maxReplicas }})
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if include "wallarm-gate.ownedEnv" .name }}
+- extraEnv sets {{ .name }}, which the chart owns: use the chart's own values
+{{- end }}
+{{- end }}
+{{- range .Values.extraVolumes }}
+{{- if has .name (list "kong-prefix" "tmp" "gate-run" "gate" "declarative" "keys" "tls" "client-ca") }}
+- extraVolumes has the name {{ .name }}, which the chart owns: choose another
+{{- end }}
+{{- end }}
+{{- range .Values.extraVolumeMounts }}
+{{- $path := clean .mountPath -}}
+{{- range list "/kong_prefix" "/tmp" "/opt/wallarm-gate" "/run/wallarm-gate" "/etc/wallarm-gate" "/etc/kong" "/usr/local/bin" "/usr/local/kong" "/usr/local/openresty" "/usr/local/share/lua" "/usr/local/lib/lua" "/docker-entrypoint.sh" }}
+{{- if or (eq $path .) (hasPrefix (printf "%s/" .) $path) (hasPrefix (printf "%s/" (trimSuffix "/" $path)) .) }}
+- extraVolumeMounts covers {{ . }} with {{ $path }}, which the chart or the image owns: choose another folder
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Environment that the chart owns: what starts the gate, where Kong listens,
+     whom it believes, and what it loads. The entrypoint reads NAME_FILE too. */}}
+{{- define "wallarm-gate.ownedEnv" -}}
+{{- $name := upper . | trimSuffix "_FILE" -}}
+{{- if or (has $name (list "KONG_PLUGINS" "KONG_DATABASE" "KONG_ROLE" "KONG_PREFIX" "KONG_DECLARATIVE_CONFIG" "KONG_DECLARATIVE_CONFIG_STRING" "KONG_TRUSTED_IPS" "KONG_PORT_MAPS" "KONG_SSL_CERT" "KONG_SSL_CERT_KEY" "KONG_LOG_LEVEL"))
+  (regexMatch "^KONG_PLUGINSERVER_|^KONG_.*_?LISTEN$|^KONG_NGINX_|^KONG_REAL_IP_|^WALLARM_GATE_|^LD_" $name) -}}
+true
+{{- end -}}
+{{- end }}
