@@ -32,6 +32,9 @@ type Settings struct {
 	RealIPHeader string
 	// RealIPRecursive looks past trusted addresses in the header.
 	RealIPRecursive bool
+	// MaxRequestHeaders is lua_max_req_headers: how many header fields Kong's
+	// own code looks at; 0: 100.
+	MaxRequestHeaders int
 	// UpstreamTLS is for https services; nil: the certificate is not
 	// verified, as Kong does by default.
 	UpstreamTLS *tls.Config
@@ -85,6 +88,9 @@ type Gateway struct {
 // NewGateway makes a gateway that serves c. It refuses what Kong would refuse
 // when it loads such a configuration.
 func NewGateway(h *Host, c Config, s Settings) (*Gateway, error) {
+	if n := s.MaxRequestHeaders; n < 0 || n > 1000 {
+		return nil, fmt.Errorf("lua_max_req_headers must be an integer between 1 and 1000, not %d", n)
+	}
 	g := &Gateway{host: h, settings: s, done: make(chan struct{}), open: map[io.Closer]struct{}{}}
 	var err error
 	if g.maps, err = parseNginxMaps(s.Nginx); err != nil {

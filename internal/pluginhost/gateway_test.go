@@ -669,3 +669,40 @@ func FuzzGateway(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkRequest is one request through gateway, plugin (one PDK call) and
+// upstream, connections to the gateway kept alive.
+func BenchmarkRequest(b *testing.B) {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	h, err := Start(ctx, Options{Binary: probeBinary, Prefix: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.Close()
+	if err := h.Ready(ctx); err != nil {
+		b.Fatal(err)
+	}
+	up := httptest.NewServer(named("up"))
+	defer up.Close()
+	g, err := NewGateway(h, Config{Services: []Service{{URL: up.URL, Routes: []Route{{}}}}, Plugins: []Plugin{{Name: "probe"}}}, Settings{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer g.Close()
+	addr, err := g.Listen("127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		resp, err := http.Get("http://" + addr.String() + "/")
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			b.Fatal(resp.Status)
+		}
+	}
+}

@@ -84,13 +84,8 @@ var pdk = map[string]func(tx *transaction, arg []byte) ([]byte, error){
 		if err != nil {
 			return err
 		}
-		var all []string
-		for _, f := range tx.fields {
-			if f.is(lowerASCII(name)) {
-				all = append(all, f.Value)
-			}
-		}
-		tx.setUpstream(name, append(all, values...))
+		there := lookup(tx.fields, name, tx.gw.maxHeaders())
+		tx.setUpstream(name, append(there, values...))
 		return nil
 	}),
 	"kong.service.request.clear_header": withString(func(tx *transaction, name string) ([]byte, error) {
@@ -199,13 +194,16 @@ func variableCall(name string) func(*transaction, []byte) ([]byte, error) {
 }
 
 // getHeader is Kong's get_header: the joined variable, and where that has a
-// ", " in it the first of the first 100 fields, looked up by another rule.
+// ", " in it the first that Lua's lookup finds, which goes by another rule.
 func (tx *transaction) getHeader(name string) string {
 	v, _ := tx.header(strings.ReplaceAll(lowerASCII(name), "-", "_"))
-	if strings.Contains(v, ", ") {
-		v, _ = first(tx.fields, name, defaultHeaders)
+	if !strings.Contains(v, ", ") {
+		return v
 	}
-	return v
+	if found := lookup(tx.fields, name, tx.gw.maxHeaders()); found != nil {
+		return found[0]
+	}
+	return ""
 }
 
 func getHeaders(tx *transaction, arg []byte) ([]byte, error) {

@@ -100,7 +100,7 @@ func (tx *transaction) finishUpstream(up *upstreamRequest, body *bodyReader) []F
 		host = tx.route.service.hostHeader()
 	}
 	// Headers named in Connection go now, after the plugin saw them: those of
-	// the first Connection field only, and only if it is among the first 100.
+	// the first Connection field only, and only if Lua reads that far.
 	connection, _ := tx.early("connection")
 	if !slices.Contains([]string{"keep-alive", "close", "upgrade"}, lowerASCII(connection)) {
 		for _, name := range csv(connection) {
@@ -350,7 +350,7 @@ func newBody(h *requestHead, br *bufio.Reader, conn io.Writer) *bodyReader {
 	if h.chunked {
 		b.chunks = httputil.NewChunkedReader(br)
 	}
-	if v, ok := first(h.fields, "expect", len(h.fields)); ok && lowerASCII(v) == "100-continue" && !b.done && h.minor > 0 {
+	if v := lookup(h.fields, "expect", len(h.fields)); v != nil && lowerASCII(v[0]) == "100-continue" && !b.done && h.minor > 0 {
 		b.continued = func() error {
 			_, err := io.WriteString(conn, "HTTP/1.1 100 Continue\r\n\r\n")
 			return err

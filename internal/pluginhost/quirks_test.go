@@ -204,6 +204,18 @@ func TestUpstreamHeaders(t *testing.T) {
 	})
 }
 
+func TestMaxRequestHeaders(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, benchSetup{settings: Settings{MaxRequestHeaders: 1000}})
+	_, _, o := b.do(t, "", append(slices.Repeat([]string{"X-Fill: y"}, 150), "Connection: X-A", "X-A: 1")...)
+	if got := o.values("X-A"); got != nil {
+		t.Errorf("what Connection names went on: %q", got)
+	}
+	if _, err := NewGateway(b.host, Config{}, Settings{MaxRequestHeaders: 1001}); err == nil {
+		t.Error("more than 1000 was taken")
+	}
+}
+
 func TestTrustedPeer(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, benchSetup{settings: Settings{

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// defaultHeaders is how many header fields Lua reads unless told otherwise.
+// defaultHeaders is Kong's default of lua_max_req_headers.
 const defaultHeaders = 100
 
 // transaction is the state of one request. One goroutine uses it.
@@ -27,7 +27,7 @@ type transaction struct {
 	requestID, kongRequestID string
 
 	fields []Field // the request's header as the plugin may change it
-	cached []Field // its first 100 fields as they were before the plugin ran
+	cached []Field // the same as it was before the plugin ran
 	route  *route
 
 	upstreamHost   string  // Host for the upstream where the plugin or the route says so
@@ -95,25 +95,39 @@ func (g *Gateway) trusted(a netip.Addr) bool {
 	return slices.ContainsFunc(g.settings.TrustedIPs, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) })
 }
 
-// first is a header as Lua's get_headers() of the first max fields finds it:
-// the first value of the name as spelled, in lower case; else of the name
-// with '-' for '_'.
-func first(fields []Field, name string, max int) (string, bool) {
-	fields = fields[:min(len(fields), max)]
+// lookup are the values of a header as Lua's get_headers() of the first max
+// fields finds them: those of the name as spelled, in lower case; else of the
+// name with '-' for '_'.
+func lookup(fields []Field, name string, max int) []string {
+	var values []string
 	for _, key := range []string{lowerASCII(name), strings.ReplaceAll(lowerASCII(name), "_", "-")} {
-		for _, f := range fields {
+		for _, f := range fields[:min(len(fields), max)] {
 			if f.is(key) {
-				return f.Value, true
+				values = append(values, f.Value)
 			}
 		}
+		if values != nil {
+			break
+		}
+	}
+	return values
+}
+
+// early is a header as Kong's own code sees it: of the fields that Lua reads,
+// as they were before the plugin ran, the first of duplicates.
+func (tx *transaction) early(name string) (string, bool) {
+	if v := lookup(tx.cached, name, tx.gw.maxHeaders()); v != nil {
+		return v[0], true
 	}
 	return "", false
 }
 
-// early is a header as Kong's own code sees it: of the first 100 fields, as
-// they were before the plugin ran, the first of duplicates.
-func (tx *transaction) early(name string) (string, bool) {
-	return first(tx.cached, name, defaultHeaders)
+// maxHeaders is how many fields Lua reads where the caller does not say.
+func (g *Gateway) maxHeaders() int {
+	if n := g.settings.MaxRequestHeaders; n > 0 {
+		return n
+	}
+	return defaultHeaders
 }
 
 // setField does what ngx.req.set_header does: the first field of exactly that
@@ -223,7 +237,9 @@ func (tx *transaction) variableAt(name string, depth int) (string, bool) {
 	}
 	switch name {
 	case "content_length", "content_type":
-		return first(tx.fields, strings.ReplaceAll(name, "_", "-"), len(tx.fields))
+		if v := lookup(tx.fields, strings.ReplaceAll(name, "_", "-"), len(tx.fields)); v != nil {
+			return v[0], true
+		}
 	}
 	if m := tx.gw.maps[name]; m != nil && depth < maxMapDepth {
 		return m.value(func(n string) (string, bool) { return tx.variableAt(n, depth+1) }), true
