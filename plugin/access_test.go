@@ -34,6 +34,9 @@ func (s *sample) nginx(joined bool) map[string]string {
 		vars["request_id"] = s.id
 	}
 	vars["host"], _ = hostName(s.host)
+	if s.absolute != "" {
+		vars["host"] = s.absolute
+	}
 	for _, f := range s.header {
 		name := "http_" + strings.ReplaceAll(strings.ToLower(f.name), "-", "_")
 		if old, ok := vars[name]; ok {
@@ -136,5 +139,22 @@ func TestReplayIsNotARerun(t *testing.T) {
 		if step.exited && o.value["reason"] != string(evidence.ReasonReplayed) {
 			t.Errorf("%s: reason %v", step.name, o.value["reason"])
 		}
+	}
+}
+
+// Evidence that was refused for its host has not been used up.
+func TestHostIsJudgedBeforeTheNonce(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t)
+	c := configure(t, testGate(), map[string]any{"jwks": e.inline})
+	s := signed(t, message(), e.key, time.Now())
+	s.absolute = "evil.example.com"
+	if o := (&fakeKong{vars: s.nginx(true)}).access(t, c); o.value["reason"] != string(evidence.ReasonMalformedEvidence) ||
+		!strings.Contains(o.lines[0], "differ") {
+		t.Fatalf("%+v", o)
+	}
+	s.absolute, s.id = "", strings.Repeat("a", 32)
+	if o := (&fakeKong{vars: s.nginx(true)}).access(t, c); o.exited {
+		t.Errorf("%+v", o)
 	}
 }

@@ -28,6 +28,7 @@ type headerField struct{ name, value string }
 // sample is a request as it arrives at Kong.
 type sample struct {
 	method, target, host string
+	absolute             string // the host of an absolute-form target; nginx takes it for $host
 	peer                 string
 	header               []headerField // without Host
 	id                   string        // nginx's; only the fake Kong can choose it
@@ -321,6 +322,11 @@ func gateCases() []gateCase {
 		{name: "report: forged", config: map[string]any{"mode": "report"}, request: honest(func(s *sample) { s.target = "/api/y" }), decision: report, reason: evidence.ReasonBadSignature},
 		{name: "report: honest", config: map[string]any{"mode": "report"}, request: honest(nil), decision: allow, trips: 1},
 		{name: "report: misconfigured", config: map[string]any{"mode": "report", "jwks": "{}"}, request: honest(nil), decision: report, reason: evidence.ReasonMisconfigured},
+
+		{name: "absolute-form target of another host", request: honest(func(s *sample) { s.absolute = "evil.example.com" }), decision: deny, reason: evidence.ReasonMalformedEvidence},
+		{name: "absolute-form target of the same host", request: honest(func(s *sample) { s.absolute = "api.example.com" }), decision: allow},
+		{name: "absolute-form target, by token", config: tokenConfig, request: withToken(testToken, func(s *sample) { s.absolute = "evil.example.com" }), decision: deny, reason: evidence.ReasonMalformedEvidence},
+		{name: "absolute-form target is not exempt", config: healthz, request: direct("GET", "/healthz", func(s *sample) { s.absolute = "evil.example.com" }), decision: deny, reason: evidence.ReasonMissingEvidence},
 
 		{name: "another status", config: map[string]any{"deny_status": 404}, request: direct("GET", "/", nil), decision: deny, reason: evidence.ReasonMissingEvidence},
 		{name: "log off", config: map[string]any{"log": "off"}, request: direct("GET", "/", nil), decision: deny, reason: evidence.ReasonMissingEvidence, trips: 2},

@@ -17,8 +17,9 @@ import (
 // fakeKong answers the PDK calls of one event in the wire format, from a table
 // of nginx variables.
 type fakeKong struct {
-	vars   map[string]string
-	breaks string // the connection breaks at this method
+	vars    map[string]string
+	breaks  string // the connection breaks at this method
+	garbage string // the answer to this method is no protobuf
 }
 
 // outcome is what one event led to.
@@ -63,6 +64,9 @@ func (k *fakeKong) serve(tb testing.TB, conn net.Conn) *outcome {
 		reply, done := k.reply(tb, o, string(method), args)
 		if done {
 			return o // as Kong: the connection is abandoned
+		}
+		if string(method) == k.garbage {
+			reply = []byte{0xff}
 		}
 		if err := writeFrame(conn, reply); err != nil {
 			return o
