@@ -42,10 +42,10 @@ func (c *check) routes() {
 			continue
 		}
 		served++
+		if intersects(r.protocols, streamProtocols) {
+			c.add(Open, r.where, "is a stream route (%s): no HTTP plugin runs on it, so no gate can", strings.Join(r.protocols, ", "))
+		}
 		if !intersects(r.protocols, httpProtocols) {
-			if intersects(r.protocols, streamProtocols) {
-				c.add(Open, r.where, "is a stream route (%s): no HTTP plugin runs on it, so no gate can", strings.Join(r.protocols, ", "))
-			}
 			continue
 		}
 		scopes := r.scopes()
@@ -68,7 +68,7 @@ func (c *check) routes() {
 			c.add(Note, r.where, "%s is disabled; Kong then takes %s", off.where, gate.where)
 		}
 		for _, proto := range r.protocols {
-			if !slices.Contains(gate.protocols, proto) {
+			if slices.Contains(httpProtocols, proto) && !slices.Contains(gate.protocols, proto) {
 				c.add(Open, r.where, "accepts %s, which is not among the protocols of %s; Kong 3.9 runs it all the same but documents that it does not: name %s there too", proto, gate.where, proto)
 			}
 		}
@@ -129,7 +129,7 @@ func (c *check) ungated(r *route, off *plugin) {
 }
 
 // adminPorts are the ports of Kong's admin API and manager.
-var adminPorts = []string{"8001", "8002", "8444", "8445"}
+var adminPorts = []uint64{8001, 8002, 8444, 8445}
 
 // services reports services and targets that lead to Kong's own admin API: a
 // request that passes the gate could then reconfigure Kong.
@@ -138,7 +138,8 @@ func (c *check) services() {
 	for _, s := range c.serviceSet {
 		host, port := s.str("host"), "80"
 		if v := s.get("port"); v != nil {
-			port = v.text
+			n, _ := integer(v)
+			port = strconv.FormatInt(n, 10)
 		}
 		if s.enabled && isAdmin(host, port) {
 			c.add(Open, s.where, what, net.JoinHostPort(host, port))
@@ -155,7 +156,7 @@ func (c *check) services() {
 }
 
 func isAdmin(host, port string) bool {
-	if n, err := strconv.ParseUint(port, 0, 16); err != nil || !slices.Contains(adminPorts, strconv.FormatUint(n, 10)) {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || !slices.Contains(adminPorts, n) {
 		return false
 	}
 	host = strings.ToLower(strings.Trim(host, "[]."))

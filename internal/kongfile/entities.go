@@ -88,7 +88,7 @@ var sections = []string{
 func (c *check) walk(n *node, path string, o owner) {
 	for _, key := range n.keys {
 		v := n.get(key)
-		if v == nil {
+		if v == nil || key == "_ignore" || key == "_comment" { // Kong skips the two as well
 			continue
 		}
 		if path == "" && !slices.Contains(sections, key) && key != "consumer_groups" {
@@ -168,6 +168,11 @@ func (c *check) addPlugin(n *node, here string, o owner) {
 	p.entity = c.entity(name, here, n, "instance_name")
 	if p.kind == "" {
 		c.add(Open, p.where, "has no name; Kong would refuse the file")
+	}
+	// Kong knows no plugins elsewhere; such a one must not count as global.
+	if o.service == nil && o.route == nil && o.consumer == "" && !strings.HasPrefix(here, "plugins[") {
+		c.add(Open, p.where, "is nested in %s, where Kong has no plugins; Kong would refuse the file", here[:strings.LastIndexByte(here, '.')])
+		p.broken = true
 	}
 	// Whatever is no boolean is no working gate here, and a finding.
 	p.enabled = c.flag(p.entity, "enabled", true, false)

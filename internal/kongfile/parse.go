@@ -208,7 +208,7 @@ func (b *builder) merge(n *node, merged map[string]bool, v *node, line, depth in
 // yes, no, on or off is a boolean there, and `enabled: off` turns a gate off.
 func scalar(y *yaml.Node) (kind, bool) {
 	plain := y.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle|yaml.TaggedStyle) == 0
-	if plain {
+	if plain || y.ShortTag() == "!!bool" {
 		switch y.Value {
 		case "y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON":
 			return kindBool, true
@@ -219,8 +219,6 @@ func scalar(y *yaml.Node) (kind, bool) {
 	switch y.ShortTag() {
 	case "!!null":
 		return kindNull, false
-	case "!!bool":
-		return kindBool, strings.EqualFold(y.Value, "true")
 	case "!!int", "!!float":
 		return kindNumber, false
 	}
