@@ -39,6 +39,7 @@ func TestBodies(t *testing.T) {
 		{"HTTP/1.0 with a length", "POST /x HTTP/1.0\r\nContent-Length: 5", "12345", 200, 5},
 		{"GET with a body", "GET /x HTTP/1.1\r\nContent-Length: 5", "12345", 200, 5},
 		{"HEAD", "HEAD /x HTTP/1.1", "", 200, 0},
+		{"12 kB header", "GET /x HTTP/1.1\r\nCookie: " + plain(12_000), "", 200, 0},
 		{"too large", "POST /x HTTP/1.1\r\nContent-Length: 16777217", "", 413, 0},
 		{"target above the buffer", "GET /" + plain(17_000) + " HTTP/1.1", "", 414, 0},
 		{"header above the buffer", "GET /x HTTP/1.1\r\nX-Big: " + plain(17_000), "", 400, 0},

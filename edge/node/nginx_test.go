@@ -278,6 +278,45 @@ func start(t testing.TB, backend string, waf bool, change func(*Settings)) *ngin
 	}
 }
 
+// Every kind of setting loads, with the stand-in in the module's place.
+func TestConfigurationLoads(t *testing.T) {
+	t.Parallel()
+	binary := nginxBinary(t)
+	for name, change := range map[string]func(*Settings){
+		"defaults":    nil,
+		"relaxed":     func(s *Settings) { s.AllowDotSegments = true },
+		"buffering":   func(s *Settings) { s.RequestBuffering, s.ResponseBuffering = false, true },
+		"no query":    func(s *Settings) { s.LogQuery = false },
+		"application": func(s *Settings) { s.Application = 1<<31 - 1 },
+		"long names": func(s *Settings) {
+			long := strings.Repeat(strings.Repeat("a", 59)+".", 4)
+			s.ServerNames = []string{long + "example", long + "test"}
+		},
+		"many names": func(s *Settings) {
+			for i := range 500 {
+				s.ServerNames = append(s.ServerNames, fmt.Sprintf("api-%d.example.com", i))
+			}
+		},
+		"IPv6 balancer": func(s *Settings) { s.ALBCIDRs = []string{"2001:db8::/64", "10.0.0.0/8"} },
+		"IPv6": func(s *Settings) {
+			l, err := net.Listen("tcp6", "[::]:0")
+			s.IPv6 = err == nil // a machine without IPv6 cannot listen there
+			if err == nil {
+				l.Close()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPrefix(t, "127.0.0.1:1", true, change)
+			p.install(t)
+			if out, err := exec.Command(binary, "-t", "-c", filepath.Join(p.dir, "nginx.conf")).CombinedOutput(); err != nil || bytes.Contains(out, []byte("[warn]")) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
 func tail(s string, n int) string {
 	if len(s) > n {
 		return "…" + s[len(s)-n:]

@@ -148,6 +148,15 @@ func (r *recorder) find(trace string) []seen {
 	return found
 }
 
+// take returns all requests since the last take.
+func (r *recorder) take() []seen {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.all
+	r.all = nil
+	return all
+}
+
 // count is the number of all requests so far.
 func (r *recorder) count() int {
 	r.mu.Lock()

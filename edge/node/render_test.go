@@ -6,8 +6,10 @@ package node
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -173,5 +175,33 @@ func TestModuleOnlyInItsIncludes(t *testing.T) {
 	}
 	if bytes.Contains(f.Wallarm, []byte("wallarm_application")) {
 		t.Error("wallarm_application is set where none is configured")
+	}
+}
+
+// The README's table of settings lists the variables with their types and defaults.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string][2]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| (\\w+(?:\\(\\w+\\))?) \\| `?([^|`]+?)`? \\|").FindAllStringSubmatch(string(text), -1) {
+		rows[m[1]] = [2]string{m[2], m[3]}
+	}
+	v := reflect.ValueOf(Default())
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("cty")
+		want := [2]string{map[reflect.Kind]string{reflect.Int: "number", reflect.Bool: "bool", reflect.String: "string", reflect.Slice: "list(string)"}[v.Field(i).Kind()], fmt.Sprint(v.Field(i).Interface())}
+		if v.Field(i).Kind() == reflect.Slice {
+			want[1] = "required"
+		}
+		if rows[name] != want {
+			t.Errorf("%s: the README says %q, the code %q", name, rows[name], want)
+		}
+		delete(rows, name)
+	}
+	for name := range rows {
+		t.Errorf("the README lists %s, which is no setting", name)
 	}
 }

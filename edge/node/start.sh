@@ -61,9 +61,9 @@ if [ "$hard" != unlimited ] && [ "$hard" -lt "$files" ]; then
 fi
 printf 'worker_rlimit_nofile %s;\nworker_shutdown_timeout %s;\n' "$files" "$shutdown" >"$dir/modules/99-gate.conf" || exit 1
 
-# init compares the first line of nginx.conf, so that line is never touched.
+# init compares the first line of nginx.conf, so nothing but this one changes.
 if grep -Eq '^[[:space:]]*worker_connections[[:space:]]+[0-9]+;' "$dir/nginx.conf"; then
-  sed -i -E "2,\$s/^([[:space:]]*)worker_connections[[:space:]]+[0-9]+;/\\1worker_connections $connections;/" "$dir/nginx.conf" || exit 1
+  sed -i -E "s/^([[:space:]]*)worker_connections[[:space:]]+[0-9]+;/\\1worker_connections $connections;/" "$dir/nginx.conf" || exit 1
 else
   say "no worker_connections in $dir/nginx.conf: it stays as it is"
 fi

@@ -282,40 +282,45 @@ func TestStopWhileNginxLoads(t *testing.T) {
 
 func TestStartWritesTheFiles(t *testing.T) {
 	t.Parallel()
-	p := newPrefix(t, "127.0.0.1:1", false, nil)
-	stock, err := os.ReadFile(p.dir + "/nginx.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	env := p.environment(p.script(t, "init", "exit 0\n"))
-	env["GATE_WORKER_CONNECTIONS"] = "4096"
-	env["GATE_WORKER_SHUTDOWN_TIMEOUT"] = "90s"
-	k := run(t, p.dir, StartScript, env)
-	if code := k.exit(); code != 0 {
-		t.Fatalf("exit code %d: %s", code, k.output())
-	}
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{
-		"http.d/default.conf":  string(p.files.Default),
-		"gate/wallarm.conf":    string(p.files.Wallarm),
-		"gate/log.conf":        string(p.files.Log),
-		"modules/99-gate.conf": fmt.Sprintf("worker_rlimit_nofile %d;\nworker_shutdown_timeout 90s;\n", min(limit.Max, 3*4096)),
-		"nginx.conf":           strings.Replace(string(stock), "worker_connections  768;", "worker_connections 4096;", 1),
-	} {
-		got, err := os.ReadFile(filepath.Join(p.dir, name))
-		if err != nil || string(got) != want {
-			t.Errorf("%s: %v\n%s", name, err, got)
-		}
-	}
-	if first, _, _ := strings.Cut(string(stock), "\n"); first != "### Wallarm default ###" {
-		t.Fatalf("the test's nginx.conf begins with %q", first)
-	}
-	// And a real nginx takes them.
-	if out, err := exec.Command(nginxBinary(t), "-t", "-c", p.dir+"/nginx.conf").CombinedOutput(); err != nil {
-		t.Errorf("nginx -t: %v\n%s", err, out)
+	for _, connections := range []uint64{4096, 999_999} { // the second is above most hard limits
+		t.Run(fmt.Sprint(connections), func(t *testing.T) {
+			t.Parallel()
+			p := newPrefix(t, "127.0.0.1:1", false, nil)
+			stock, err := os.ReadFile(p.dir + "/nginx.conf")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first, _, _ := strings.Cut(string(stock), "\n"); first != "### Wallarm default ###" {
+				t.Fatalf("the test's nginx.conf begins with %q", first)
+			}
+			env := p.environment(p.script(t, "init", "exit 0\n"))
+			env["GATE_WORKER_CONNECTIONS"] = fmt.Sprint(connections)
+			env["GATE_WORKER_SHUTDOWN_TIMEOUT"] = "90s"
+			k := run(t, p.dir, StartScript, env)
+			if code := k.exit(); code != 0 {
+				t.Fatalf("exit code %d: %s", code, k.output())
+			}
+			for name, want := range map[string]string{
+				"http.d/default.conf":  string(p.files.Default),
+				"gate/wallarm.conf":    string(p.files.Wallarm),
+				"gate/log.conf":        string(p.files.Log),
+				"modules/99-gate.conf": fmt.Sprintf("worker_rlimit_nofile %d;\nworker_shutdown_timeout 90s;\n", min(limit.Max, 3*connections)),
+				"nginx.conf":           strings.Replace(string(stock), "worker_connections  768;", fmt.Sprintf("worker_connections %d;", connections), 1),
+			} {
+				got, err := os.ReadFile(filepath.Join(p.dir, name))
+				if err != nil || string(got) != want {
+					t.Errorf("%s: %v\n%s", name, err, got)
+				}
+			}
+			// And a real nginx takes them.
+			if out, err := exec.Command(nginxBinary(t), "-t", "-c", p.dir+"/nginx.conf").CombinedOutput(); err != nil {
+				t.Errorf("nginx -t: %v\n%s", err, out)
+			}
+		})
 	}
 }
 

@@ -118,34 +118,50 @@ func TestUpgrades(t *testing.T) {
 	}
 }
 
-func TestServerSentEventsAreNotBuffered(t *testing.T) {
+// Part of a response goes on when it comes: chunked, as events are, and with a
+// length, which is what nginx would hold back.
+func TestResponsesAreNotBuffered(t *testing.T) {
 	t.Parallel()
-	more := make(chan struct{})
-	back := httpBackend(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		fmt.Fprint(w, "data: 1\n\n")
-		w.(http.Flusher).Flush()
-		select {
-		case <-more:
-		case <-r.Context().Done():
-			return
-		}
-		fmt.Fprint(w, "data: 2\n\n")
-	})
-	n := start(t, back, false, nil)
-	resp, err := n.client().Get("http://" + nodeName + "/events")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	br := bufio.NewReader(resp.Body)
-	if line, err := br.ReadString('\n'); err != nil || line != "data: 1\n" {
-		t.Fatalf("before the second event: %q, %v", line, err)
-	}
-	close(more)
-	rest, err := io.ReadAll(br)
-	if err != nil || string(rest) != "\ndata: 2\n\n" {
-		t.Fatalf("after it: %q, %v", rest, err)
+	const events = 3
+	for name, length := range map[string]string{"chunked": "", "with a length": fmt.Sprint(events * len("data: 1\n\n"))} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			next := make(chan struct{})
+			back := httpBackend(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				if length != "" {
+					w.Header().Set("Content-Length", length)
+				}
+				for i := 1; i <= events; i++ {
+					fmt.Fprintf(w, "data: %d\n\n", i)
+					w.(http.Flusher).Flush()
+					select {
+					case <-next:
+					case <-r.Context().Done():
+						return
+					}
+				}
+			})
+			n := start(t, back, false, nil)
+			resp, err := n.client().Get("http://" + nodeName + "/events")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			br := bufio.NewReader(resp.Body)
+			for i := 1; i <= events; i++ {
+				// The next event is not sent before this one has arrived.
+				for _, want := range []string{fmt.Sprintf("data: %d\n", i), "\n"} {
+					if line, err := br.ReadString('\n'); err != nil || line != want {
+						t.Fatalf("event %d: %q, %v", i, line, err)
+					}
+				}
+				next <- struct{}{}
+			}
+			if rest, err := io.ReadAll(br); err != nil || len(rest) != 0 {
+				t.Fatalf("after the last event: %q, %v", rest, err)
+			}
+		})
 	}
 }
 
@@ -173,6 +189,9 @@ func TestBackendCannotSteer(t *testing.T) {
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || len(body) != 400 || resp.StatusCode != 200 {
 		t.Errorf("%d, %q, %v", resp.StatusCode, body, err)
+	}
+	if got := resp.Header.Get("Server"); got != "nginx" {
+		t.Errorf("Server is %q, with a version", got)
 	}
 	if got := resp.Header.Get("Location"); got != "http://gate_attester/here" {
 		t.Errorf("Location was rewritten to %q", got)
