@@ -583,6 +583,17 @@ func TestProcess(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("close does not wait for ever", func(t *testing.T) {
+		t.Parallel()
+		h, book := startHost(t, func(o *Options) {
+			o.StartCmd = "sh -c \"trap '' TERM; '" + probeBinary + "' -kong-prefix '" + o.Prefix + "'; exit 7\""
+		})
+		h.grace = time.Millisecond
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+		book.wait(t, "terminated: signal: killed")
+	})
 	for name, tt := range map[string]struct {
 		o    Options
 		want string

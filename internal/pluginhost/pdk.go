@@ -108,7 +108,7 @@ var pdk = map[string]func(tx *transaction, arg []byte) ([]byte, error){
 			return err
 		}
 		for _, value := range values {
-			tx.responseFields = append(tx.responseFields, Field{name, oneLine.Replace(value)})
+			tx.responseFields = append(tx.responseFields, newField(name, value))
 		}
 		return nil
 	}),
@@ -265,7 +265,7 @@ func exitCall(tx *transaction, arg []byte) ([]byte, error) {
 	tx.exit = &exitAnswer{status: int(e.Status), body: e.Body}
 	for _, h := range fields {
 		for _, v := range h.values {
-			tx.exit.fields = append(tx.exit.fields, Field{h.name, oneLine.Replace(v)})
+			tx.exit.fields = append(tx.exit.fields, newField(h.name, v))
 		}
 	}
 	return nil, errExit

@@ -70,6 +70,7 @@ type Host struct {
 
 	instances instances
 
+	grace  time.Duration // between SIGTERM and SIGKILL
 	done   chan struct{} // closed by Close
 	ended  chan struct{} // closed when the process is gone for good
 	closed sync.Once
@@ -101,7 +102,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if o.Log == nil {
 		o.Log = func(string, string) {}
 	}
-	h := &Host{opts: o, done: make(chan struct{}), ended: make(chan struct{})}
+	h := &Host{opts: o, grace: 5 * time.Second, done: make(chan struct{}), ended: make(chan struct{})}
 
 	dump, err := h.query(ctx)
 	if err != nil {
@@ -319,7 +320,7 @@ func (h *Host) Close() error {
 		h.mu.Unlock()
 		h.pool.close()
 	})
-	grace := time.NewTimer(5 * time.Second)
+	grace := time.NewTimer(h.grace)
 	defer grace.Stop()
 	select {
 	case <-h.ended:

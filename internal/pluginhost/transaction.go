@@ -142,12 +142,17 @@ func setField(fields []Field, name string, values ...string) []Field {
 	}
 	var put []Field
 	for _, v := range values {
-		put = append(put, Field{name, oneLine.Replace(v)})
+		put = append(put, newField(name, v))
 	}
 	return slices.Insert(fields, min(at, len(fields)), put...)
 }
 
-// oneLine keeps a value in its line, as OpenResty does.
+// newField is a field that a plugin sets. It cannot end its line.
+func newField(name, value string) Field {
+	return Field{oneLine.Replace(name), oneLine.Replace(value)}
+}
+
+// oneLine encodes what would end a line, as OpenResty does.
 var oneLine = strings.NewReplacer("\r", "%0D", "\n", "%0A", "\x00", "%00")
 
 // builtin are the $http_ variables that nginx takes from its own parsed
