@@ -101,11 +101,15 @@ output "gate_trusted_ips" {
 output "chart_values" {
   description = "Values for charts/wallarm-gate that fit this edge."
   value = var.create ? yamlencode({
-    edgeCidrs = local.gateway_peers
+    edgeCidrs         = local.gateway_peers
+    loadBalancerCidrs = var.gateway_cidrs
     gate = {
-      minMode      = var.wallarm_mode
-      applications = local.gate_plugin.applications
-      jwks         = local.verification_keys
+      config = {
+        min_mode        = var.wallarm_mode
+        applications    = local.gate_plugin.applications
+        allowed_sources = local.gateway_peers
+      }
+      keys = { jwks = var.verification_jwks == null ? "" : var.verification_jwks }
     }
   }) : null
 }

@@ -204,6 +204,8 @@ func (in inventor) text(name string) string {
 		return account + ".dkr.ecr." + in.region + ".amazonaws.com/" + in.name
 	case "name":
 		return in.name
+	case "ipv6_cidr_block":
+		return "2001:db8:0:ff00::/56"
 	case "public_ip":
 		return "203.0.113.7"
 	}

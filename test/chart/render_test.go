@@ -96,11 +96,19 @@ func templateOf(t *testing.T, chart, extra string, files ...string) (string, err
 		args = append(args, "--values", f)
 	}
 	if extra != "" {
-		f := filepath.Join(t.TempDir(), "values.yaml")
-		if err := os.WriteFile(f, []byte(extra), 0o600); err != nil {
+		// Not in t.TempDir, whose name is the test's: helm splits at commas.
+		f, err := os.CreateTemp("", "values")
+		if err != nil {
 			t.Fatal(err)
 		}
-		args = append(args, "--values", f)
+		t.Cleanup(func() { os.Remove(f.Name()) })
+		if _, err := f.WriteString(extra); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--values", f.Name())
 	}
 	return helm(t, args...)
 }

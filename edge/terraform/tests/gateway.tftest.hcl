@@ -34,7 +34,7 @@ run "task_is_the_peer" {
   }
 
   assert {
-    condition     = output.gate_trusted_ips == "10.0.11.0/24,10.0.12.0/24" && yamldecode(output.chart_values).edgeCidrs == ["10.0.11.0/24", "10.0.12.0/24"]
+    condition     = output.gate_trusted_ips == "10.0.11.0/24,10.0.12.0/24" && yamldecode(output.chart_values).edgeCidrs == ["10.0.11.0/24", "10.0.12.0/24"] && yamldecode(output.chart_values).gate.keys.jwks == var.verification_jwks
     error_message = "the addresses that Kong may believe"
   }
 }

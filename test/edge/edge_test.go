@@ -1,0 +1,356 @@
+// Package edge tests the Terraform module of the edge: its examples from init to destroy on the
+// schema stand-in, what the plan and the state hold, and how the module fits the attester, the
+// node's nginx and the gateway's plugin.
+package edge
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gruntwork-io/terratest/modules/logger"
+	"github.com/gruntwork-io/terratest/modules/terraform"
+
+	"github.com/wallarm-gate/wallarm-gate/evidence"
+)
+
+// cliConfig is the Terraform CLI configuration that installs the stand-in; empty: the registry.
+var cliConfig string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Getenv("TF_PROVIDER") == "registry" {
+		fmt.Println("edge: the provider comes from the registry; whoever has AWS credentials in the environment, they are not used but by apply")
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "awsschema")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "edge:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	var out, problems bytes.Buffer
+	cmd := exec.Command("go", "run", "github.com/wallarm-gate/wallarm-gate/test/awsschema/standin", "-install", dir)
+	cmd.Stdout, cmd.Stderr = &out, &problems
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintf(os.Stderr, "edge: install the schema stand-in: %v\n%s", err, problems.Bytes())
+		return 1
+	}
+	cliConfig = strings.TrimSpace(out.String())
+	return m.Run()
+}
+
+// needTerraform ends a test without Terraform; TERRAFORM_REQUIRED=1 makes that a failure.
+func needTerraform(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("terraform"); err == nil {
+		return
+	}
+	const left = "no terraform is installed: the module's examples and rules were not tested"
+	if os.Getenv("TERRAFORM_REQUIRED") == "1" {
+		t.Fatal(left + ", and TERRAFORM_REQUIRED=1")
+	}
+	t.Skip("LEFT OUT: " + left)
+}
+
+const root = "../.."
+
+// copyModule copies edge/terraform and the files of edge/node that it reads, without what an
+// earlier init left there, and returns the module's folder.
+func copyModule(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, part := range []string{"terraform", "node"} {
+		src := filepath.Join(root, "edge", part)
+		err := filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(src, path)
+			if err != nil {
+				return err
+			}
+			to := filepath.Join(dir, part, rel)
+			switch name := d.Name(); {
+			case d.IsDir() && (name == ".terraform" || name == "testdata"):
+				return fs.SkipDir
+			case d.IsDir():
+				return os.MkdirAll(to, 0o755)
+			case name == ".terraform.lock.hcl" || strings.Contains(name, ".tfstate") || strings.HasSuffix(name, ".go"):
+				return nil
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(to, b, 0o644)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "terraform")
+}
+
+// options runs Terraform in dir; secrets are ephemeral variables, given by the environment.
+func options(dir string, secrets map[string]string) *terraform.Options {
+	env := map[string]string{"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "AWS_EC2_METADATA_DISABLED": "true"}
+	if cliConfig != "" {
+		env["TF_CLI_CONFIG_FILE"] = cliConfig
+	}
+	for name, value := range secrets {
+		env["TF_VAR_"+name] = value
+	}
+	return &terraform.Options{TerraformBinary: "terraform", TerraformDir: dir, EnvVars: env, NoColor: true, Logger: logger.Discard, PlanFilePath: ""}
+}
+
+func setVariables(t *testing.T, dir string, vars map[string]any) {
+	t.Helper()
+	b, err := json.Marshal(vars)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "terraform.tfvars.json"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An example of the module and what its run needs.
+type example struct {
+	name    string
+	vars    map[string]any
+	secrets map[string]string
+	hidden  []string // must be in no plan and no state
+
+	change  map[string]any    // variables of the second apply
+	changes map[string]string // what it plans: address to actions
+}
+
+const (
+	certificate = "arn:aws:acm:eu-central-1:123456789012:certificate/12345678-1234-1234-1234-123456789012"
+	ecrImage    = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/attester:1.0.0"
+)
+
+func examples(t *testing.T) []example {
+	t.Helper()
+	key, err := evidence.GenerateKey("edge-2026-11", evidence.AlgEd25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, public := jwks(t, key), publicJWKS(t, key)
+	var set struct{ Keys []struct{ D string } }
+	if err := json.Unmarshal([]byte(private), &set); err != nil || len(set.Keys) != 1 || set.Keys[0].D == "" {
+		t.Fatalf("the private key set has no d: %v", err)
+	}
+	const token = "wallarm-api-token-c0ffee-c0ffee-c0ffee"
+
+	base := func(extra map[string]any) map[string]any {
+		vars := map[string]any{
+			"region": "eu-central-1", "vpc_id": "vpc-0123456789abcdef0",
+			"public_subnet_ids":            []string{"subnet-0000000000000000a", "subnet-0000000000000000b"},
+			"private_subnet_ids":           []string{"subnet-0000000000000000d", "subnet-0000000000000000e"},
+			"certificate_arn":              certificate,
+			"host":                         "api.example.com",
+			"attester_image":               ecrImage,
+			"gateway_url":                  "https://kong.internal.example.com",
+			"gateway_cidrs":                []string{"10.0.21.0/24"},
+			"wallarm_api_token_secret_arn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:wallarm/token-AbCdEf",
+			"signing_jwks_secret_arn":      "arn:aws:secretsmanager:eu-central-1:123456789012:secret:wallarm/jwks-GhIjKl",
+			"verification_jwks":            public,
+			"deletion_protection":          false,
+		}
+		for k, v := range extra {
+			vars[k] = v
+		}
+		return vars
+	}
+	return []example{
+		{
+			name: "minimal", vars: base(nil),
+			change: map[string]any{"host": "www.example.com"},
+			changes: map[string]string{
+				"module.edge.aws_ecs_task_definition.this[0]": "delete create",
+				"module.edge.aws_ecs_service.this[0]":         "update",
+			},
+		},
+		{
+			name: "existing-cluster",
+			vars: base(map[string]any{
+				"cluster_arn":                "arn:aws:ecs:eu-central-1:123456789012:cluster/shared",
+				"gateway_security_group_ids": []string{"sg-0123456789abcdef0"},
+			}),
+			change: map[string]any{"attester_image": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/attester:1.0.1"},
+			changes: map[string]string{ // the service keeps what the other tool deployed
+				"module.edge.aws_ecs_task_definition.this[0]": "delete create",
+			},
+		},
+		{
+			name: "complete",
+			vars: map[string]any{
+				"region": "eu-central-1", "certificate_arn": certificate,
+				"additional_certificate_arns": []string{strings.Replace(certificate, "/1", "/2", 1)},
+				"zone_id":                     "Z0123456789ABCDEFGHIJ", "host": "api.example.com", "further_hosts": []string{"www.example.com"},
+				"access_logs_bucket": "example-logs", "attester_image": ecrImage, "alarm_email": "oncall@example.com",
+				"web_acl_arn":       "arn:aws:wafv2:eu-central-1:123456789012:regional/webacl/edge/12345678-1234-1234-1234-123456789012",
+				"gateway_url":       "https://kong.internal.example.com:8443",
+				"verification_jwks": public,
+			},
+			secrets: map[string]string{"wallarm_api_token": token, "signing_jwks": private},
+			hidden:  []string{token, set.Keys[0].D},
+			change:  map[string]any{"deletion_protection": false, "wallarm_api_token_version": 2},
+			changes: map[string]string{
+				"module.edge.aws_lb.this[0]":                             "update",
+				"module.edge.aws_secretsmanager_secret_version.token[0]": "update",
+			},
+		},
+	}
+}
+
+// Every example from init to destroy, with the checks of plan and state in between.
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	for _, e := range examples(t) {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			dir := filepath.Join(copyModule(t), "examples", e.name)
+			setVariables(t, dir, e.vars)
+			o := options(dir, e.secrets)
+			terraform.InitContext(t, ctx, o)
+			terraform.ValidateContext(t, ctx, o)
+
+			o.PlanFilePath = filepath.Join(t.TempDir(), "plan")
+			terraform.PlanContext(t, ctx, o)
+			plan := show(t, o)
+			noSecret(t, "plan, as JSON", plan.raw, e.hidden)
+			noSecret(t, "plan file", planFile(t, o.PlanFilePath), e.hidden)
+			checkWiring(t, plan.Planned)
+			if actions := plan.actions(); len(actions) < 20 {
+				t.Errorf("the first plan changes only %d resources", len(actions))
+			}
+
+			// The plan does not hold the ephemeral values: they are given again.
+			terraform.ApplyContext(t, ctx, o)
+			o.PlanFilePath = ""
+			state := show(t, o)
+			noSecret(t, "state, as JSON", state.raw, e.hidden)
+			noSecret(t, "state file", readFile(t, filepath.Join(dir, "terraform.tfstate")), e.hidden)
+			checkWiring(t, state.State)
+			checkIAM(t, state.State, e.name == "complete")
+			checkContainers(t, state.State)
+			checkNginx(t, state.State)
+			checkGateway(t, state.output(t, "gate_config"), state.output(t, "chart_values"))
+			if code := terraform.PlanExitCodeContext(t, ctx, o); code != 0 {
+				t.Errorf("a second plan is not empty: exit code %d", code)
+			}
+
+			vars := map[string]any{}
+			for _, m := range []map[string]any{e.vars, e.change} {
+				for k, v := range m {
+					vars[k] = v
+				}
+			}
+			setVariables(t, dir, vars)
+			o.PlanFilePath = filepath.Join(t.TempDir(), "change")
+			terraform.PlanContext(t, ctx, o)
+			if got, want := fmt.Sprint(show(t, o).actions()), fmt.Sprint(e.changes); got != want {
+				t.Errorf("the change plans\n%s\nwant\n%s", got, want)
+			}
+			terraform.ApplyContext(t, ctx, o)
+			o.PlanFilePath = ""
+			if code := terraform.PlanExitCodeContext(t, ctx, o); code != 0 {
+				t.Errorf("the plan after the change is not empty: exit code %d", code)
+			}
+			terraform.DestroyContext(t, ctx, o)
+			if left := show(t, o).State; len(left) != 0 {
+				t.Errorf("destroy left %d resources", len(left))
+			}
+		})
+	}
+}
+
+// The module's own tests, which any user can run, and the format.
+func TestNative(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	dir := copyModule(t)
+	o := options(dir, nil)
+	terraform.InitContext(t, t.Context(), o)
+	out := command(t, dir, o.EnvVars, "terraform", "test", "-no-color")
+	last := out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:]
+	var passed, failed int
+	if _, err := fmt.Sscanf(last, "Success! %d passed, %d failed.", &passed, &failed); err != nil || passed < 40 || failed != 0 {
+		t.Errorf("terraform test ends with %q, want at least 40 runs passed", last)
+	}
+	t.Logf("terraform test: %d runs passed", passed)
+	command(t, dir, o.EnvVars, "terraform", "fmt", "-check", "-recursive", "-diff")
+}
+
+// Without its secrets the module must refuse to plan, with the sentence that says which.
+func TestMissingSecretIsRefused(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	e := examples(t)[2]
+	dir := filepath.Join(copyModule(t), "examples", e.name)
+	setVariables(t, dir, e.vars)
+	o := options(dir, map[string]string{"wallarm_api_token": "", "signing_jwks": e.secrets["signing_jwks"]})
+	terraform.InitContext(t, t.Context(), o)
+	_, err := terraform.PlanContextE(t, t.Context(), o)
+	if err == nil || !strings.Contains(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "│", " ")), " "), "wallarm_api_token must be given") {
+		t.Errorf("plan without a token: %v", err)
+	}
+}
+
+func command(t *testing.T, dir string, env map[string]string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	cmd.Env = os.Environ()
+	for k, v := range env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func jwks(t *testing.T, keys ...*evidence.Key) string {
+	t.Helper()
+	set, err := evidence.NewKeySet(keys...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := set.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func publicJWKS(t *testing.T, key *evidence.Key) string {
+	t.Helper()
+	public, err := key.Public()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jwks(t, public)
+}
