@@ -45,12 +45,15 @@ import (
 
 const deadline = 20 * time.Second
 
+var pluginDir string // set by pluginBinary, removed at the end
+
 // pluginBinary is the plugin, built as Dockerfile.kong builds it.
 var pluginBinary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "gate")
 	if err != nil {
 		return "", err
 	}
+	pluginDir = dir
 	bin := filepath.Join(dir, "wallarm-gate")
 	cmd := exec.Command("go", "build", "-o", bin, "./plugin")
 	cmd.Dir = root
@@ -63,8 +66,8 @@ var pluginBinary = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if bin, err := pluginBinary(); err == nil {
-		os.RemoveAll(filepath.Dir(bin))
+	if pluginDir != "" {
+		os.RemoveAll(pluginDir)
 	}
 	os.Exit(code)
 }
