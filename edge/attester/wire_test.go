@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wallarm-gate/wallarm-gate/evidence"
+)
+
+// wireGateway verifies what arrives from its bytes, as nginx reads them, and
+// reports each request. It ends the connection after every answer, so that a
+// body that it does not read is never taken for a request.
+func wireGateway(t testing.TB) (url string, use func(*gate), arrived <-chan error) {
+	results := make(chan error, 16)
+	gates := make(chan *gate, 1)
+	url = rawBackend(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		g := <-gates
+		gates <- g
+		h, err := readHead(r)
+		if err != nil {
+			return
+		}
+		results <- func() error {
+			m, err := h.message()
+			if err != nil {
+				return err
+			}
+			if a, reason := g.verify(m, len(h.all("Upgrade")) > 0); reason != "" {
+				return fmt.Errorf("%s %s: %q", reason, a.Detail, h.fields)
+			}
+			if got := h.all("Connection"); len(got) != 1 || !strings.HasSuffix(got[0], "Signature, Signature-Input") {
+				return fmt.Errorf("Connection is %q", got)
+			}
+			for _, f := range h.fields {
+				if evidence.FoldHeader(f[0]) == "x-wallarm-token" {
+					return fmt.Errorf("the token arrives: %q", f)
+				}
+			}
+			return nil
+		}()
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	})
+	return url, func(g *gate) { gates <- g }, results
+}
+
+// FuzzWire: whatever bytes a client sends behind a node's statement, either
+// nothing arrives at the gateway, or what arrives is signed as it arrived.
+func FuzzWire(f *testing.F) {
+	for _, target := range append(forwardedTargets, refusedTargets...) {
+		if len(target) < 200 {
+			f.Add("GET", target, "api.example.com", "", "")
+		}
+	}
+	f.Add("POST", "/a", "a:443", "Content-Length: 5\r\n", "hello")
+	f.Add("POST", "/a", "a", "Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\nX-Wallarm-Mode: off\r\n\r\n")
+	f.Add("POST", "/a", "a", "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n")
+	f.Add("GET", "/a", "a", "X_Wallarm_Mode: off\r\n", "")
+	f.Add("GET", "/a", "a", "Connection: x-wallarm-mode, signature\r\nX-Wallarm-Token: t\r\n", "")
+	f.Add("GET", "/a", "a", "Connection: upgrade\r\nUpgrade: websocket\r\n", "")
+	f.Add("GET", "/a", "a", "X-A: b\r\n X-Wallarm-Mode: off\r\n", "")
+	f.Add("GET", "/a HTTP/1.1\r\nHost: b\r\n\r\nGET /b", "a", "", "")
+	f.Add("GET", "/a", "a\r\nX-Wallarm-Mode: off", "", "")
+	f.Add("CONNECT", "/a", "a", "", "")
+	f.Add("get", "/a", "a", "Host: b\r\n", "")
+
+	url, use, arrived := wireGateway(f)
+	r := start(f, options{backend: url, alg: evidence.AlgHMACSHA256, env: map[string]string{"LOG_LEVEL": "error", "MAX_IDLE_CONNECTIONS": "0"}})
+	use(newGate(r.set, time.Now))
+	f.Fuzz(func(t *testing.T, method, target, host, fields, body string) {
+		conn, err := net.Dial("tcp", r.addr("listen"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		// An input may leave a request unfinished; then nothing answers.
+		conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		io.WriteString(conn, method+" "+target+" HTTP/1.1\r\nHost: "+host+"\r\n"+fields+statement+"\r\n"+body)
+		in := bufio.NewReader(conn)
+		for {
+			res, err := http.ReadResponse(in, nil)
+			if err != nil {
+				break
+			}
+			if _, err := io.Copy(io.Discard, res.Body); err != nil {
+				break
+			}
+			// What follows the first request may be read as a second one.
+			conn.(*net.TCPConn).CloseWrite()
+		}
+		for {
+			select {
+			case err := <-arrived:
+				if err != nil {
+					t.Fatal(err)
+				}
+				continue
+			default:
+			}
+			break
+		}
+	})
+}
