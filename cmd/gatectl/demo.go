@@ -42,6 +42,9 @@ func runDemo(ctx context.Context, t *tool, args []string) error {
 	if *verbose {
 		logs = &lockedWriter{w: t.stderr}
 	}
+	if *plugin == "" || *attester == "" {
+		fmt.Fprintln(t.stderr, "gatectl: demo: building with go build; the first time takes a while")
+	}
 	s, err := startSite(ctx, *plugin, *attester, logs)
 	if err != nil {
 		return err

@@ -114,6 +114,7 @@ func runKeysAdd(_ context.Context, t *tool, args []string) error {
 	flags := t.flags("keys add")
 	var o keyOptions
 	o.register(flags.FlagSet, "")
+	retireIn := flags.Duration("retire-in", 0, "`duration` from now until the keys that are in the set now are refused (default: as they are)")
 	files, err := flags.parse(args, 1, 1, "FILE")
 	if err != nil {
 		return err
@@ -132,6 +133,18 @@ func runKeysAdd(_ context.Context, t *tool, args []string) error {
 	}
 	if set.Lookup(k.ID) != nil {
 		return fmt.Errorf("%s holds a key %q already; nothing was written", files[0], k.ID)
+	}
+	if *retireIn != 0 {
+		now := t.now().UTC().Truncate(time.Second)
+		at := now.Add(*retireIn).Truncate(time.Second)
+		if !at.After(now) || !at.After(k.NotBefore) {
+			return usagef("--retire-in is %v; it must end after the new key is used", *retireIn)
+		}
+		for _, old := range keys {
+			if old.Expires.IsZero() || old.Expires.After(at) {
+				old.Expires = at
+			}
+		}
 	}
 	next, err := evidence.NewKeySet(append(keys, k)...)
 	if err != nil {

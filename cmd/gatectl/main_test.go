@@ -118,6 +118,8 @@ func TestMistakes(t *testing.T) {
 		{"add to no file", "", 1, "no such file", []string{"keys", "add", filepath.Join(dir, "absent")}},
 		{"add to garbage", "", 1, "garbage: ", []string{"keys", "add", garbage}},
 		{"add a kid twice", "", 1, `holds a key "test-key-ed25519" already`, []string{"keys", "add", private, "--kid", "test-key-ed25519"}},
+		{"add that retires too early", "", 2, "--retire-in is 5m0s; it must end after the new key is used", []string{"keys", "add", private, "--activate-in", "10m", "--retire-in", "5m"}},
+		{"add that retires in the past", "", 2, "--retire-in is -5m0s", []string{"keys", "add", private, "--retire-in", "-5m"}},
 		{"add to standard input", read(t, private), 2, "a set is changed in a file only", []string{"keys", "add", "-"}},
 		{"public of a shared secret", "", 1, "is a shared secret (hmac-sha256) and has no public part", []string{"keys", "public", "testdata/shared.json"}},
 		{"sign without keys", "", 2, "--keys is missing", []string{"sign", "--url", "http://a/"}},
@@ -217,6 +219,19 @@ func TestKeys(t *testing.T) {
 		t.Errorf("prune left %v: %q", keys().Keys(), out)
 	}
 	step(now, 0, "keys", "add", "--nbf", "2027-02-01T00:00:00Z", "--expires-in", "48h", path)
+
+	// A key without an end gets one when its successor retires it; one that
+	// ends earlier keeps its own.
+	third := keys().Keys()[1].ID
+	step(now, 0, "keys", "add", path, "--kid", "fourth", "--activate-in", "1h", "--retire-in", "72h")
+	for id, want := range map[string]time.Time{"second": now.Add(72 * time.Hour), third: now.Add(48 * time.Hour), "fourth": {}} {
+		if got := keys().Lookup(id).Expires; !got.Equal(want) {
+			t.Errorf("key %s expires %v, want %v", id, got, want)
+		}
+	}
+	if out := step(now.Add(80*time.Hour), 0, "keys", "prune", path); strings.Count(out, "dropped ") != 2 || len(keys().Keys()) != 1 {
+		t.Errorf("prune left %v: %q", keys().Keys(), out)
+	}
 
 	// The last key that signs is never dropped, and the file stays as it is.
 	alone := filepath.Join(t.TempDir(), "alone.json")
