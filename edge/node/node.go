@@ -88,7 +88,7 @@ func Default() Settings {
 		ClientBodyBufferSize:     "128k",
 		ClientHeaderTimeout:      "15s",
 		ClientBodyTimeout:        "60s",
-		ClientKeepaliveTimeout:   "75s",
+		ClientKeepaliveTimeout:   "90s",
 		SendTimeout:              "60s",
 		RequestBuffering:         true,
 		AccessLog:                "/dev/stdout",
