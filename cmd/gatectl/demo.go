@@ -43,7 +43,7 @@ func runDemo(ctx context.Context, t *tool, args []string) error {
 		logs = &lockedWriter{w: t.stderr}
 	}
 	if *plugin == "" || *attester == "" {
-		fmt.Fprintln(t.stderr, "gatectl: demo: building with go build; the first time takes a while")
+		fmt.Fprintln(t.stderr, "gatectl: demo: building with go build")
 	}
 	s, err := startSite(ctx, *plugin, *attester, logs)
 	if err != nil {

@@ -391,3 +391,30 @@ func mustRead(tb testing.TB, path string) []byte {
 	}
 	return data
 }
+
+// The manual names every option of every command.
+func TestManualIsComplete(t *testing.T) {
+	t.Parallel()
+	manual := read(t, "README.md")
+	options := 0
+	for _, c := range commands() {
+		stdout, _, code := run(t, signedAt, "", append([]string{"help"}, strings.Fields(c.name)...)...)
+		if code != 0 || !strings.Contains(manual, "gatectl "+strings.TrimSpace(c.name)) {
+			t.Errorf("the manual does not have the command %q", c.name)
+		}
+		for line := range strings.Lines(stdout) {
+			name, ok := strings.CutPrefix(line, "  -")
+			if !ok {
+				continue
+			}
+			options++
+			name = strings.Fields(name)[0]
+			if !strings.Contains(manual, "`--"+name) {
+				t.Errorf("the manual does not explain --%s of %s", name, c.name)
+			}
+		}
+	}
+	if options < 25 {
+		t.Errorf("only %d options found", options)
+	}
+}
