@@ -227,6 +227,8 @@ func TestRequestLinesAndHosts(t *testing.T) {
 
 		{"another port", "GET /x HTTP/1.1", "Host: good.example:8080", 421, ""},
 		{"port 0443", "GET /x HTTP/1.1", "Host: good.example:0443", 421, ""},
+		{"two ports", "GET /x HTTP/1.1", "Host: good.example:80:443", 421, ""},
+		{"port without a name", "GET /x HTTP/1.1", "Host: :443", 400, ""},
 		{"empty port", "GET /x HTTP/1.1", "Host: good.example:", 421, ""},
 		{"trailing dot", "GET /x HTTP/1.1", "Host: good.example.", 421, ""},
 		{"trailing dot and port", "GET /x HTTP/1.1", "Host: good.example.:80", 421, ""},
