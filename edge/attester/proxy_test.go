@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -435,24 +438,43 @@ func TestProblemDocument(t *testing.T) {
 	}
 }
 
-// brokenTransport panics as a defect in the proxy would.
-type brokenTransport struct{}
+// brokenOnce panics for its first request as a defect in the proxy would.
+type brokenOnce struct {
+	http.RoundTripper
+	panicked atomic.Bool
+}
 
-func (brokenTransport) RoundTrip(*http.Request) (*http.Response, error) { panic("defect") }
+func (t *brokenOnce) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !t.panicked.Swap(true) {
+		panic("defect")
+	}
+	return t.RoundTripper.RoundTrip(req)
+}
 
 func TestPanicIsContained(t *testing.T) {
 	t.Parallel()
 	r := start(t, options{})
-	sound := r.a.proxy.reverse.Transport
-	r.a.proxy.reverse.Transport = brokenTransport{}
-	if code, _, err := r.raw("GET / HTTP/1.1\r\nHost: a\r\n" + statement + "\r\n"); err == nil {
-		t.Errorf("answer %d after a panic, want a closed connection", code)
+	log, c := &logBuffer{}, systemClock()
+	broken := newProxy(r.a.settings, &brokenOnce{RoundTripper: r.a.proxy.reverse.Transport}, newLogger(log, slog.LevelDebug), r.a.metrics, c.elapsed)
+	server := httptest.NewServer(broken)
+	defer server.Close()
+	request := func() (*http.Response, error) {
+		req, err := http.NewRequest("POST", server.URL+"/", strings.NewReader("x")) // which a client does not repeat
+		if err != nil {
+			t.Fatal(err)
+		}
+		state(req.Header)
+		return r.client.Do(req)
 	}
-	r.a.proxy.reverse.Transport = sound
-	if res, _ := r.get("/"); res.StatusCode != 200 {
-		t.Errorf("answer %d after the panic of another request", res.StatusCode)
+	if res, err := request(); err == nil {
+		t.Errorf("answer %d after a panic, want a closed connection", res.StatusCode)
 	}
-	if lines := r.log.lines(t, "panic"); len(lines) != 1 || lines[0]["value"] != "defect" || lines[0]["request_id"] != requestID {
+	if res, err := request(); err != nil || res.StatusCode != 200 {
+		t.Errorf("%v, %v after the panic of another request", res, err)
+	} else {
+		res.Body.Close()
+	}
+	if lines := log.lines(t, "panic"); len(lines) != 1 || lines[0]["value"] != "defect" || lines[0]["request_id"] != requestID {
 		t.Errorf("log lines %v", lines)
 	}
 	if got := r.metric("wallarm_attester_panics_total"); got != "1" {
