@@ -1,0 +1,42 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/wallarm-gate/wallarm-gate/evidence"
+)
+
+// The manual names every field, reason, metric and flag.
+func TestReadmeIsComplete(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	manual := string(data)
+	want := []string{"`-kong-prefix", "`-dump`", "`-install", "`-check", "`-version`", "`-help`", "`-metrics-listen", "`-kong-status-url"}
+	for _, r := range evidence.Reasons() {
+		want = append(want, "`"+string(r)+"`")
+	}
+	walk("", configFields(), func(path string, f field) {
+		if parent, name, nested := strings.Cut(path, "."); nested && parent == "exempt" {
+			want = append(want, "`"+name+"`")
+		} else if len(f.Fields) == 0 {
+			want = append(want, "| `"+path+"` |")
+		}
+	})
+	families, err := testGate().metrics.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		want = append(want, f.GetName())
+	}
+	for _, w := range want {
+		if !strings.Contains(manual, w) {
+			t.Errorf("README.md does not have %s", w)
+		}
+	}
+}
