@@ -205,6 +205,7 @@ func TestKongEnvironment(t *testing.T) {
 		"KONG_PLUGINSERVER_WALLARM_GATE_START_CMD": binary + " -kong-prefix /usr/local/kong",
 		"KONG_PLUGINSERVER_WALLARM_GATE_QUERY_CMD": binary + " -dump",
 		"KONG_NGINX_HTTP_INCLUDE":                  conf,
+		"KONG_LUA_MAX_REQ_HEADERS":                 "1000",
 		"KONG_ADMIN_LISTEN":                        "off",
 		"KONG_ADMIN_GUI_LISTEN":                    "off",
 	} {
