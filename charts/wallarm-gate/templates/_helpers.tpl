@@ -88,6 +88,7 @@ capabilities:
   drop: [ALL]
 privileged: false
 readOnlyRootFilesystem: true
+runAsGroup: 1000
 runAsNonRoot: true
 runAsUser: 1000
 seccompProfile:

@@ -1,0 +1,527 @@
+package chart
+
+// What the chart refuses, and what its schema refuses.
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/wallarm-gate/wallarm-gate/internal/kongfile"
+	"github.com/wallarm-gate/wallarm-gate/internal/pluginhost"
+)
+
+// inline is a kong.yml with a global gate of config and further text.
+func inline(config, more string) string {
+	text := fmt.Sprintf(`_format_version: "3.0"
+services:
+- name: s
+  url: http://u
+  routes:
+  - {name: r, paths: [/]}
+  - {name: r2, paths: [/2]}
+plugins:
+- {name: wallarm-gate, config: %s}
+%s`, config, more)
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		panic(err)
+	}
+	return "declarative: {inline: " + string(quoted) + "}\nservices: []\n"
+}
+
+const strong = "{jwks_file: /k, allowed_sources: [10.0.0.0/8], min_mode: block, applications: [1], max_age: 20, clock_skew: 2}"
+
+// instance is a gate of a route, as strict as strong but for what change says.
+func instance(change string) string {
+	c := map[string]any{"jwks_file": "/k", "allowed_sources": []string{"10.0.0.0/8"}, "min_mode": "block", "applications": []int{1}, "max_age": 20, "clock_skew": 2}
+	var overrides map[string]any
+	if err := yaml.Unmarshal([]byte(change), &overrides); err != nil {
+		panic(err)
+	}
+	for k, v := range overrides {
+		if v == nil {
+			delete(c, k)
+		} else {
+			c[k] = v
+		}
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+func onRoute(change string) string {
+	return inline(strong, "- {name: wallarm-gate, route: r, config: "+instance(change)+"}")
+}
+
+// refusals: each changes ci/minimal-values.yaml in one respect and is refused
+// for that alone.
+var refusals = map[string]struct{ values, want string }{
+	"no image":                 {"gate: {image: {repository: ''}}", "gate.image.repository is empty: set it to the image that you built from Dockerfile.kong (target plugin)"},
+	"no image, in Kong's":      {"gate: {from: image, image: {repository: ''}}", "(target kong)"},
+	"Kong 3.7":                 {"kong: {version: '3.7.1'}", "kong.version is 3.7.1: Kong before 3.8 proxies the request when a plugin breaks"},
+	"Kong 3.7 by its tag":      {"kong: {image: {tag: 3.7-ubuntu}}", "kong.image.tag is 3.7-ubuntu: Kong before 3.8"},
+	"Kong 2.8 by its tag":      {"kong: {image: {tag: '2.8'}}", "kong.image.tag is 2.8: Kong before 3.8"},
+	"no keys":                  {"gate: {keys: {jwks: ''}}", "gate.keys is empty"},
+	"no keys in report mode":   {"gate: {keys: {jwks: ''}, config: {mode: report}}", "gate.keys is empty"},
+	"two sources of keys":      {"gate: {keys: {existingSecret: k}}", "gate.keys has 2 sources"},
+	"three sources of keys":    {"gate: {keys: {existingSecret: k, existingConfigMap: c}}", "gate.keys has 3 sources"},
+	"keys that are none":       {"gate: {keys: {jwks: hello}}", "gate.keys.jwks is no JWK Set"},
+	"a key alone":              {`gate: {keys: {jwks: '{"kty":"OKP"}'}}`, "gate.keys.jwks is no JWK Set"},
+	"a private key":            {`gate: {keys: {jwks: '{"keys":[{"kty":"OKP","kid":"k1","d":"AA","x":"AA"}]}'}}`, "gate.keys.jwks holds a secret or private key (k1)"},
+	"a shared key":             {`gate: {keys: {jwks: '{"keys":[{"kty":"oct","kid":"k2","k":"AA"}]}'}}`, "gate.keys.jwks holds a secret or private key (k2)"},
+	"token without tokens":     {"gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}}", "gate.config.proof is token: set gate.tokens.existingSecret and gate.tokens.keys"},
+	"token without their keys": {"gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}, tokens: {existingSecret: s}}", "gate.config.proof is token: set gate.tokens"},
+	"token and inspection":     {"gate: {keys: {jwks: ''}, config: {proof: token}, tokens: {existingSecret: s, keys: [a]}}", "gate.config.require_inspection is active, which a token cannot state"},
+	"token and keys":           {"gate: {config: {proof: token, require_inspection: any}, tokens: {existingSecret: s, keys: [a]}}", "gate.keys is set, but gate.config.proof is token"},
+	"signature and tokens":     {"gate: {tokens: {existingSecret: s, keys: [a]}}", "gate.tokens is set, but gate.config.proof is signature"},
+	"nothing to serve":         {"services: []", "Kong has nothing to serve"},
+	"two sources":              {"declarative: {existingSecret: {name: s}}", "services and declarative.existingSecret.name are set"},
+	"plugins without services": {"plugins: [{name: cors}]\nservices: []\ndeclarative: {existingSecret: {name: s}}", "plugins is set without services"},
+	"a second global gate":     {"plugins: [{name: wallarm-gate, enabled: false}]", "plugins holds wallarm-gate"},
+	"weaker in a Secret":       {"services: []\nallowWeakerRoutes: [r]\ndeclarative: {existingSecret: {name: s}}", "allowWeakerRoutes is for services and declarative.inline"},
+	"production reports":       {"production: true\ngate: {config: {mode: report}}", "production is true, but the gate only reports"},
+	"production reports, Secret": {"production: true\ngate: {config: {mode: report}}\nservices: []\ndeclarative: {existingSecret: {name: s}}",
+		"production is true, but the gate only reports"},
+	"production reports, inline": {"production: true\n" + inline("{mode: report, jwks_file: /k}", ""), "production is true, but the gate only reports"},
+
+	"no edge":                   {"edgeCidrs: []", "edgeCidrs is empty"},
+	"everybody is the edge":     {"edgeCidrs: [10.0.0.0/8, 0.0.0.0/0]", "edgeCidrs holds 0.0.0.0/0"},
+	"everybody is the edge, v6": {"edgeCidrs: ['::/0']", "edgeCidrs holds ::/0"},
+	"no load balancer":          {"loadBalancerCidrs: []", "loadBalancerCidrs is empty"},
+	"no upstream":               {"networkPolicy: {upstreams: []}", "networkPolicy.upstreams is empty"},
+	"a peer of two kinds":       {"networkPolicy: {upstreams: [{cidr: 10.0.0.0/8, namespace: shop, ports: [1]}]}", "networkPolicy has the peer"},
+	"a peer of no kind":         {"networkPolicy: {metricsFrom: [{}]}", "networkPolicy has the peer {}"},
+
+	"no certificate":            {"tls: {existingSecret: ''}", "tls has no certificate"},
+	"two certificates":          {"tls: {certManager: {enabled: true, issuerRef: {name: i}, dnsNames: [a]}}", "tls.existingSecret and tls.certManager.enabled are both set"},
+	"no issuer":                 {"tls: {existingSecret: '', certManager: {enabled: true, dnsNames: [a]}}", "tls.certManager needs issuerRef.name and dnsNames"},
+	"no name":                   {"tls: {existingSecret: '', certManager: {enabled: true, issuerRef: {name: i}}}", "tls.certManager needs issuerRef.name and dnsNames"},
+	"an ARN without the NLB":    {"tls: {nlbCertificateArn: 'arn:aws:acm:eu:1:certificate/x'}", "tls.nlbCertificateArn is set, but tls.terminatedAt is kong"},
+	"the NLB without an ARN":    {"tls: {terminatedAt: nlb, existingSecret: ''}", "tls.terminatedAt is nlb: set tls.nlbCertificateArn"},
+	"the NLB and a certificate": {"tls: {terminatedAt: nlb, nlbCertificateArn: 'arn:aws:acm:eu:1:certificate/x'}", "but Kong is given a certificate too"},
+	"the NLB and a client CA":   {"tls: {terminatedAt: nlb, existingSecret: '', nlbCertificateArn: 'arn:aws:acm:eu:1:certificate/x', clientCA: {existingSecret: c}}", "tls.clientCA cannot be checked when tls.terminatedAt is nlb"},
+	"the NLB that is not made":  {"service: {type: ClusterIP}\ntls: {terminatedAt: nlb, existingSecret: '', nlbCertificateArn: 'arn:aws:acm:eu:1:certificate/x'}", "no NLB would be made"},
+
+	"the only lock":         {"service: {scheme: internet-facing}", "service.scheme is internet-facing and the gate has no allowed_sources"},
+	"the only lock, Secret": {"service: {scheme: internet-facing}\nservices: []\ndeclarative: {existingSecret: {name: s}}", "allowed_sources in an existing Secret cannot be seen here"},
+	"the only lock, inline": {"service: {scheme: internet-facing}\n" + inline("{jwks_file: /k}", ""), "service.scheme is internet-facing and the gate has no allowed_sources"},
+
+	"Kong ends too early": {"shutdown: {waitSeconds: 30}", "shutdown.waitSeconds is 30: it must be more than shutdown.deregistrationSeconds (30)"},
+	"more than most":      {"autoscaling: {enabled: true, minReplicas: 7}", "autoscaling.minReplicas is 7, more than maxReplicas (6)"},
+	"a volume of ours":    {"extraVolumes: [{name: gate, emptyDir: {}}]", "extraVolumes has the name gate"},
+	"a mount over ours":   {"extraVolumeMounts: [{name: x, mountPath: /opt/wallarm-gate/}]", "extraVolumeMounts covers /opt/wallarm-gate with /opt/wallarm-gate"},
+	"a mount in ours":     {"extraVolumeMounts: [{name: x, mountPath: /usr/local/share/lua/5.1/kong}]", "extraVolumeMounts covers /usr/local/share/lua with"},
+
+	"inline: no YAML":         {"services: []\ndeclarative: {inline: 'a: [b'}", "declarative.inline is no YAML mapping"},
+	"inline: two documents":   {"services: []\ndeclarative: {inline: \"_format_version: '3.0'\\nplugins: [{name: wallarm-gate, config: {jwks_file: /k}}]\\n---\\na: b\\n\"}", "more than one YAML document"},
+	"inline: no version":      {"services: []\ndeclarative: {inline: 'plugins: [{name: wallarm-gate, config: {jwks_file: /k}}]'}", "has no _format_version"},
+	"inline: no gate":         {"services: []\ndeclarative: {inline: '_format_version: \"3.0\"'}", "has 0 global, enabled instances"},
+	"inline: a disabled gate": {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, enabled: false, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
+	"inline: off":             {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, enabled: off, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
+	"inline: two gates":       {inline("{jwks_file: /k}", "- {name: wallarm-gate, config: {jwks_file: /k}}"), "has 2 global, enabled instances"},
+	"inline: only a route's":  {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, route: r, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
+	"inline: protocols":       {inline("{jwks_file: /k}", "- {name: wallarm-gate, route: r, protocols: [http], config: {jwks_file: /k}}"), "has protocols: leave them out"},
+	"inline: no keys":         {inline("{mode: enforce}", ""), "has no keys"},
+	"inline: keys not there":  {"gate: {keys: {jwks: ''}}\n" + inline("{jwks_file: /etc/wallarm-gate/keys/jwks.json}", ""), "which is not mounted: set gate.keys"},
+	"inline: a consumer": {inline("{jwks_file: /k}", "- {name: wallarm-gate, consumer: c, config: {jwks_file: /k}}\nconsumers: [{username: c}]"),
+		`the gate in a plugin of consumer "c" never runs`},
+	"inline: a nested consumer": {inline("{jwks_file: /k}", "consumers: [{username: c, plugins: [{name: wallarm-gate, config: {jwks_file: /k}}]}]"), `the gate in consumer "c" never runs`},
+	"inline: a consumer group":  {inline("{jwks_file: /k}", "consumer_groups: [{name: g, plugins: [{name: wallarm-gate, config: {jwks_file: /k}}]}]"), `the gate in consumer_group "g" never runs`},
+	"inline: allowed for naught": {"allowWeakerRoutes: [r]\n" + inline("{jwks_file: /k}", ""),
+		"allowWeakerRoutes names r, which no gate of a route or service decides for"},
+
+	"weaker: mode":               {onRoute("{mode: report}"), `the gate in a plugin of route "r" is weaker than the global one, which it replaces (mode)`},
+	"weaker: proof":              {onRoute("{proof: token}"), "(proof)"},
+	"weaker: max_age":            {onRoute("{max_age: 21}"), "(max_age)"},
+	"weaker: max_age by default": {onRoute("{max_age: null}"), "(max_age)"},
+	"weaker: clock_skew":         {onRoute("{clock_skew: 3}"), "(clock_skew)"},
+	"weaker: min_mode":           {onRoute("{min_mode: safe_blocking}"), "(min_mode)"},
+	"weaker: inspection":         {onRoute("{require_inspection: any}"), "(require_inspection)"},
+	"weaker: applications":       {onRoute("{applications: [1, 2]}"), "(applications)"},
+	"weaker: any application":    {onRoute("{applications: null}"), "(applications)"},
+	"weaker: sources":            {onRoute("{allowed_sources: [0.0.0.0/0]}"), "(allowed_sources)"},
+	"weaker: any source":         {onRoute("{allowed_sources: []}"), "(allowed_sources)"},
+	"weaker: upgrade":            {onRoute("{allow_upgrade: true}"), "(allow_upgrade)"},
+	"weaker: exempt":             {onRoute("{exempt: [{path: /x}]}"), "(exempt)"},
+	"weaker: replay":             {onRoute("{replay: {store: 'off'}}"), "(replay.store)"},
+	"weaker: two fields":         {onRoute("{mode: report, max_age: 300}"), "(mode, max_age)"},
+	"weaker: by id": {inline(strong, "- {name: wallarm-gate, route: {id: 6f2}, config: "+instance("{mode: report}")+"}"),
+		`the gate in a plugin of route "6f2" is weaker`},
+	"weaker: of a service": {inline(strong, "- {name: wallarm-gate, service: {name: s}, config: "+instance("{mode: report}")+"}"), "or name r, r2 in allowWeakerRoutes"},
+	"weaker: of a service, one route allowed": {"allowWeakerRoutes: [r]\n" + inline(strong, "- {name: wallarm-gate, service: s, config: "+instance("{mode: report}")+"}"),
+		`the gate in a plugin of service "s" is weaker`},
+	"weaker: a flat route": {inline(strong, "routes: [{name: flat, service: s, paths: [/f], plugins: [{name: wallarm-gate, config: "+instance("{mode: report}")+"}]}]"),
+		`the gate in route "flat" is weaker`},
+	"weaker: nested in a service": {"services: [{name: s, url: http://u, plugins: [{name: wallarm-gate, config: {jwks_file: /k, mode: report}}], routes: [{name: r, paths: [/]}]}]", `the gate in service "s" is weaker`},
+	"weaker: nested in a route":   {"services: [{name: s, url: http://u, routes: [{name: r, paths: [/], plugins: [{name: wallarm-gate, config: {jwks_file: /k, min_mode: 'off'}}]}]}]", `the gate in route "r" is weaker`},
+	"weaker: not quite disabled": {inline(strong, "- {name: wallarm-gate, enabled: null, route: r, config: "+instance("{mode: report}")+"}"),
+		`the gate in a plugin of route "r" is weaker`},
+}
+
+// Environment that would open a door, or that the chart sets itself.
+var ownedEnvironment = []string{
+	"KONG_PLUGINS", "KONG_PLUGINSERVER_NAMES", "KONG_PLUGINSERVER_WALLARM_GATE_START_CMD", "KONG_ADMIN_LISTEN", "KONG_ADMIN_GUI_LISTEN",
+	"KONG_PROXY_LISTEN", "KONG_STATUS_LISTEN", "KONG_STREAM_LISTEN", "KONG_DECLARATIVE_CONFIG", "KONG_DECLARATIVE_CONFIG_STRING", "KONG_PREFIX",
+	"KONG_NGINX_HTTP_INCLUDE", "KONG_NGINX_PROXY_PROXY_BIND", "kong_plugins", "KONG_DATABASE", "KONG_TRUSTED_IPS", "KONG_REAL_IP_HEADER",
+	"KONG_PLUGINS_FILE", "KONG_ADMIN_LISTEN_FILE", "KONG_SSL_CERT", "KONG_SSL_CERT_KEY_FILE", "KONG_PORT_MAPS", "KONG_ROLE", "WALLARM_GATE_TOKEN_1", "LD_PRELOAD",
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct{ values, want string }{}
+	for name, c := range refusals {
+		cases[name] = c
+	}
+	for _, name := range ownedEnvironment {
+		cases["environment "+name] = struct{ values, want string }{fmt.Sprintf("extraEnv: [{name: %s, value: x}]", name), "extraEnv sets " + name + ", which the chart owns"}
+	}
+	// Every sentence of _validate.tpl, as a pattern, has a case.
+	tpl, err := os.ReadFile(filepath.Join(chartDir, "templates", "_validate.tpl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sentences []*regexp.Regexp
+	for _, m := range regexp.MustCompile(`(?m)^- (.*)$`).FindAllStringSubmatch(string(tpl), -1) {
+		var pattern strings.Builder
+		for i, part := range regexp.MustCompile(`\{\{.*?\}\}`).Split(m[1], -1) {
+			if i > 0 {
+				pattern.WriteString(".*")
+			}
+			pattern.WriteString(regexp.QuoteMeta(part))
+		}
+		sentences = append(sentences, regexp.MustCompile("^"+pattern.String()+"$"))
+	}
+	if len(sentences) < 40 {
+		t.Fatalf("only %d sentences in _validate.tpl", len(sentences))
+	}
+	seen := make(chan string, len(cases))
+	t.Run("each", func(t *testing.T) {
+		for name, c := range cases {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				_, err := template(t, c.values, values("minimal"))
+				if err == nil {
+					t.Fatal("not refused")
+				}
+				lines := regexp.MustCompile(`(?m)^- (.*)$`).FindAllStringSubmatch(err.Error(), -1)
+				if len(lines) != 1 || !strings.Contains(lines[0][1], c.want) {
+					t.Fatalf("want one sentence with %q, got: %v", c.want, err)
+				}
+				seen <- lines[0][1]
+			})
+		}
+	})
+	close(seen)
+	var shown []string
+	for s := range seen {
+		shown = append(shown, s)
+	}
+	if t.Failed() {
+		return
+	}
+	for _, s := range sentences {
+		if !slices.ContainsFunc(shown, s.MatchString) {
+			t.Errorf("no case is refused with: %s", s)
+		}
+	}
+}
+
+// What looks like a refusal and is none.
+func TestAccepted(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"the only lock, known":    "service: {scheme: internet-facing}\niKnowTheGateIsTheOnlyLock: true",
+		"internet-facing, locked": "service: {scheme: internet-facing}\ngate: {config: {allowed_sources: [10.0.16.0/20]}}",
+		"production":              "production: true",
+		"Kong 3.8":                "kong: {version: '3.8', image: {tag: 3.8-ubuntu}}",
+		"a tag without a version": "kong: {image: {tag: our-build}}",
+		"keys of a ConfigMap":     "gate: {keys: {jwks: '', existingConfigMap: c}}",
+		"no policy":               "networkPolicy: {enabled: false, upstreams: []}\nloadBalancerCidrs: []",
+		"inside the cluster":      "service: {type: ClusterIP}\nloadBalancerCidrs: []",
+		"as strict":               onRoute("{}"),
+		"stricter":                onRoute("{max_age: 5, clock_skew: 0, require_inspection: active}"),
+		"one of the sources":      inline("{jwks_file: /k, allowed_sources: [10.0.0.0/8, 10.9.0.0/16]}", "- {name: wallarm-gate, route: r, config: {jwks_file: /k, allowed_sources: [10.9.0.0/16]}}"),
+		"the same exemption":      inline("{jwks_file: /k, exempt: [{path: /x}]}", "- {name: wallarm-gate, route: r, config: {jwks_file: /k, exempt: [{path: /x}]}}"),
+		"disabled on a route":     inline(strong, "- {name: wallarm-gate, enabled: false, route: r, config: {jwks_file: /k, mode: report}}"),
+		"weaker, allowed":         "allowWeakerRoutes: [r]\n" + onRoute("{mode: report}"),
+		"a weaker service":        "allowWeakerRoutes: [r, r2]\n" + inline(strong, "- {name: wallarm-gate, service: s, config: {jwks_file: /k, mode: report}}"),
+		"all weak":                inline("{jwks_file: /k, mode: report, min_mode: 'off', require_inspection: any}", "- {name: wallarm-gate, route: r, config: {jwks_file: /k, mode: report}}"),
+		"environment of others":   "extraEnv: [{name: KONG_LUA_SSL_TRUSTED_CERTIFICATE, value: system}, {name: DB_PASSWORD, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
+		"a mount of one's own":    "extraVolumes: [{name: ca, secret: {secretName: ca}}]\nextraVolumeMounts: [{name: ca, mountPath: /etc/kong-ca, readOnly: true}]",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text, err := template(t, text, values("minimal"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			decode(t, text)
+		})
+	}
+}
+
+func isCheck(c corev1.Container) bool { return slices.Contains(c.Command, "-check") }
+
+// Where the chart runs the check at start, its own judgement and the plugin's
+// agree: what renders with an enforcing gate and no allowed weaker route has no
+// open door.
+func TestTheCheckAgrees(t *testing.T) {
+	t.Parallel()
+	for name, extra := range map[string]string{
+		"minimal": "", "nlb": "", "strict": onRoute("{}"), "stricter": onRoute("{max_age: 5}"),
+		"disabled": inline(strong, "- {name: wallarm-gate, enabled: false, route: r, config: {jwks_file: /k, mode: report}}"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := "minimal"
+			if name == "nlb" {
+				file = name
+			}
+			m := render(t, extra, file)
+			if !slices.ContainsFunc(m.Deployment.Spec.Template.Spec.InitContainers, isCheck) {
+				t.Error("no init container checks the configuration")
+			}
+			report, err := kongfile.Check([]byte(m.Secret.StringData["kong.yml"]))
+			if err != nil || report.Open() {
+				t.Errorf("%v %+v\n%s", err, report, m.Secret.StringData["kong.yml"])
+			}
+		})
+	}
+	for name, m := range map[string]*manifests{
+		"report": render(t, "", "report"), "allowed": render(t, "", "image"),
+		"Secret, report": render(t, "gate: {config: {mode: report}}", "secret"),
+	} {
+		if slices.ContainsFunc(m.Deployment.Spec.Template.Spec.InitContainers, isCheck) {
+			t.Errorf("%s: the check would refuse what is declared to be open", name)
+		}
+	}
+}
+
+// The schema refuses what is misspelt or out of bounds, and says where.
+func TestSchemaRefuses(t *testing.T) {
+	t.Parallel()
+	proxyProtocol := func(name, value string) string {
+		return fmt.Sprintf("service: {annotations: {%q: %q}}", aws+name, value)
+	}
+	for name, c := range map[string]struct{ values, want string }{
+		"a misspelt key":                {"replicas: 3", "replicas"},
+		"a misspelt key inside":         {"gate: {config: {modus: report}}", "modus"},
+		"proxy protocol":                {proxyProtocol("proxy-protocol", "*"), "proxy-protocol"},
+		"proxy protocol, target group":  {proxyProtocol("target-group-attributes", "proxy_protocol_v2.enabled=true"), "target-group-attributes"},
+		"another scheme":                {proxyProtocol("scheme", "internet-facing"), "aws-load-balancer-scheme"},
+		"another health check":          {proxyProtocol("healthcheck-port", "8443"), "healthcheck-port"},
+		"a mode that is none":           {"gate: {config: {mode: observe}}", "/gate/config/mode"},
+		"a status that lets pass":       {"gate: {config: {deny_status: 200}}", "/gate/config/deny_status"},
+		"a max_age without end":         {"gate: {config: {max_age: 301}}", "/gate/config/max_age"},
+		"application 0":                 {"gate: {config: {applications: [0]}}", "/gate/config/applications"},
+		"an address for a CIDR":         {"edgeCidrs: [10.0.0.1]", "/edgeCidrs/0"},
+		"a stream route":                {"services: [{name: s, url: http://u, routes: [{name: r, protocols: [tcp]}]}]", "/services/0/routes/0/protocols/0"},
+		"a name that is a number":       {"fullnameOverride: 'Gate!'", "/fullnameOverride"},
+		"a ConfigMap under a wrong key": {"extraVolumes: [{name: x, hostPath: {path: /}}]", "hostPath"},
+		"five tokens":                   {"gate: {tokens: {keys: [a, b, c, d, e]}}", "/gate/tokens/keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := template(t, c.values, values("minimal"))
+			if err == nil || !strings.Contains(err.Error(), "schema") || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("want the schema to speak of %s, got %v", c.want, err)
+			}
+		})
+	}
+}
+
+// property is a part of values.schema.json.
+type property struct {
+	Description          string               `json:"description"`
+	Type                 any                  `json:"type"`
+	Properties           map[string]*property `json:"properties"`
+	AdditionalProperties json.RawMessage      `json:"additionalProperties"`
+	Items                *property            `json:"items"`
+	Enum                 []any                `json:"enum"`
+	Minimum              *float64             `json:"minimum"`
+	Maximum              *float64             `json:"maximum"`
+	MaxItems             *int                 `json:"maxItems"`
+	Required             []string             `json:"required"`
+}
+
+func valuesSchema(t *testing.T) *property {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(chartDir, "values.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s property
+	if err := json.Unmarshal(data, &s); err != nil {
+		t.Fatal(err)
+	}
+	return &s
+}
+
+// Each key has a description, the one of values.yaml; no object takes unknown
+// keys but those whose keys are the user's; no top-level key is required.
+func TestSchema(t *testing.T) {
+	t.Parallel()
+	s := valuesSchema(t)
+	comments := map[string]string{}
+	for _, v := range documented(t) {
+		comments[v.path] = v.comment
+	}
+	open := map[string]bool{ // objects of others: their own schema is elsewhere
+		"global": true, "affinity.nodeAffinity": true, "affinity.podAffinity": true, "affinity.podAntiAffinity": true,
+		"plugins[].config": true, "services[].plugins[].config": true, "services[].routes[].plugins[].config": true,
+	}
+	n := 0
+	var walk func(path string, p *property)
+	walk = func(path string, p *property) {
+		if len(p.Required) > 0 && !strings.Contains(path, "[]") && !strings.Contains(path, "valueFrom") {
+			t.Errorf("%s: what is missing is a sentence of the chart, not of the schema", path)
+		}
+		if p.Type == "object" {
+			extra := string(p.AdditionalProperties)
+			switch {
+			case len(p.Properties) > 0 && extra != "false":
+				t.Errorf("%s takes unknown keys", path)
+			case len(p.Properties) == 0 && extra == "" && !open[path]:
+				t.Errorf("%s takes anything", path)
+			}
+		}
+		for name, child := range p.Properties {
+			n++
+			key := strings.TrimPrefix(path+"."+name, ".")
+			if child.Description == "" {
+				t.Errorf("%s has no description", key)
+			}
+			if c, ok := comments[key]; ok && c != child.Description {
+				t.Errorf("%s is described as %q, in values.yaml as %q", key, child.Description, c)
+			}
+			walk(key, child)
+		}
+		if p.Items != nil {
+			walk(path+"[]", p.Items)
+		}
+	}
+	walk("", s)
+	if n < 150 {
+		t.Errorf("only %d keys were checked", n)
+	}
+	for path := range comments {
+		p := s
+		for _, name := range strings.Split(path, ".") {
+			if p = p.Properties[name]; p == nil {
+				t.Fatalf("%s is not in the schema", path)
+			}
+		}
+	}
+}
+
+// gate.config is the plugin's configuration: the same fields, defaults, choices
+// and bounds as the plugin's own schema.
+func TestGateConfigIsThePlugins(t *testing.T) {
+	t.Parallel()
+	bin, err := pluginBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := pluginhost.Start(t.Context(), pluginhost.Options{Binary: bin, Prefix: t.TempDir(), NoStart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { host.Close() })
+	defaults, err := host.Schema().Validate(pluginhost.Plugin{Name: "wallarm-gate", Config: map[string]any{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(chartDir, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Gate struct{ Config map[string]any }
+	}
+	if err := yaml.Unmarshal(data, &v); err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string]bool{}
+	for _, f := range kongfile.Fields() {
+		fields[f] = true
+	}
+	for _, owned := range []string{"jwks", "jwks_file", "tokens"} {
+		if !fields[owned] {
+			t.Errorf("the plugin has no field %s any more", owned)
+		}
+		delete(fields, owned)
+	}
+	schema := valuesSchema(t).Properties["gate"].Properties["config"]
+	for f := range fields {
+		if strings.Contains(f, ".") {
+			continue
+		}
+		if _, ok := v.Gate.Config[f]; !ok || schema.Properties[f] == nil {
+			t.Errorf("the plugin's field %s is no value of the chart", f)
+		}
+	}
+	for f, value := range v.Gate.Config {
+		if !fields[f] {
+			t.Errorf("gate.config.%s is no field of the plugin", f)
+		}
+		want := defaults[f]
+		if want == nil { // an optional list
+			want = []any{}
+		}
+		got, err1 := json.Marshal(value)
+		plugin, err2 := json.Marshal(want)
+		if err1 != nil || err2 != nil || string(got) != string(plugin) {
+			t.Errorf("gate.config.%s is %s by default, in the plugin %s", f, got, plugin)
+		}
+	}
+	// What the chart's schema takes the plugin's takes, and one beyond neither.
+	try := func(path string, value any, want bool) {
+		t.Helper()
+		config := map[string]any{}
+		last := config
+		names := strings.Split(path, ".")
+		for _, n := range names[:len(names)-1] {
+			inner := map[string]any{}
+			last[n], last = inner, inner
+		}
+		last[names[len(names)-1]] = value
+		if _, err := host.Schema().Validate(pluginhost.Plugin{Name: "wallarm-gate", Config: config}); (err == nil) != want {
+			t.Errorf("%s %v: the plugin's schema says %v", path, value, err)
+		}
+	}
+	tried := 0
+	var walk func(path string, p *property)
+	walk = func(path string, p *property) {
+		for _, e := range p.Enum {
+			tried++
+			try(path, e, true)
+			try(path, fmt.Sprint(e, "x"), false)
+		}
+		if p.Minimum != nil && p.Maximum != nil {
+			tried++
+			try(path, *p.Minimum, true)
+			try(path, *p.Minimum-1, false)
+			try(path, *p.Maximum, true)
+			try(path, *p.Maximum+1, false)
+		}
+		for name, child := range p.Properties {
+			walk(strings.TrimPrefix(path+"."+name, "."), child)
+		}
+	}
+	walk("", schema)
+	if tried < 12 {
+		t.Errorf("only %d choices and bounds were tried", tried)
+	}
+}
