@@ -57,9 +57,7 @@ $(BIN)/staticcheck: tools/go.mod tools/go.sum
 
 .PHONY: test-go
 test-go: ## Unit tests and the suites on real processes, race detector on
-	@if command -v nginx >/dev/null; then export NGINX_REQUIRED=1; else \
-		echo "the suites on a real nginx (edge/node): nginx is not installed" >> $(NOT_RUN); fi; \
-	$(GO) test -race ./...
+	@if bash .ci/deps --complete; then export NGINX_REQUIRED=1; fi; $(GO) test -race ./...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (60s)
