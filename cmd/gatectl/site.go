@@ -247,7 +247,9 @@ func (s *site) startGateways(ctx context.Context, plugin string) error {
 		addr  *string
 		nginx []byte
 	}{{&s.gateway, nginx}, {&s.plain, nil}} {
-		gateway, err := pluginhost.NewGateway(s.host, s.gatewayConfig(), pluginhost.Settings{Nginx: g.nginx, Observer: s.observe})
+		gateway, err := pluginhost.NewGateway(s.host, s.gatewayConfig(), pluginhost.Settings{
+			Nginx: g.nginx, MaxRequestHeaders: 1000, Observer: s.observe, // KONG_LUA_MAX_REQ_HEADERS, as the plugin's manual has it
+		})
 		if err != nil {
 			return err
 		}
