@@ -64,7 +64,14 @@ func removeEvidence(h http.Header) {
 var (
 	connectionPlain   = []string{"Signature, Signature-Input"}
 	connectionUpgrade = []string{"Upgrade, Signature, Signature-Input"}
+	upgradeOnly       = []string{"Upgrade"}
 )
+
+// maxNamedFields is the number of header fields up to which the signature is
+// named in Connection. Kong looks for that among the first 100 fields only
+// (lua_max_req_headers), while the plugin sees it anywhere and leaves the removal
+// to Kong. Beyond it nothing is named, and the plugin removes the signature itself.
+const maxNamedFields = 80
 
 // writeEvidence puts the signed values of m into h.
 func writeEvidence(h http.Header, m *evidence.Message) {
@@ -74,9 +81,17 @@ func writeEvidence(h http.Header, m *evidence.Message) {
 	for i, name := range evidenceFields {
 		h[name] = values[i : i+1 : i+1]
 	}
-	if h["Upgrade"] != nil {
+	delete(h, "Connection")
+	fields := 0
+	for _, values := range h {
+		fields += len(values)
+	}
+	switch upgrade, few := h["Upgrade"] != nil, fields <= maxNamedFields; {
+	case upgrade && few:
 		h["Connection"] = connectionUpgrade
-	} else {
+	case upgrade:
+		h["Connection"] = upgradeOnly
+	case few:
 		h["Connection"] = connectionPlain
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -198,9 +199,39 @@ func TestOtherFieldsArriveUnchanged(t *testing.T) {
 			t.Errorf("%s: %q arrives as %q", f[0], f[1], h.all(f[0]))
 		}
 	}
-	// 9 fields of the contract's request: 8 of evidence, Connection; and Host.
-	if want := len(fields) + 10; len(h.fields) != want {
+	// Evidence has 8 fields; and Host. With so many no Connection names them.
+	if want := len(fields) + 9; len(h.fields) != want {
 		t.Errorf("%d fields arrive, want %d: %q", len(h.fields), want, h.fields)
+	}
+}
+
+// Kong finds the names in Connection only among the first 100 fields. Where it
+// might not, nothing is named, so that the plugin does the removal.
+func TestConnectionNamesTheSignature(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		extra   int
+		upgrade bool
+		want    []string
+	}{
+		{"few", 0, false, connectionPlain},
+		{"as many as it may be", maxNamedFields - 8, false, connectionPlain},
+		{"one more", maxNamedFields - 7, false, nil},
+		{"upgrade", 0, true, connectionUpgrade},
+		{"upgrade and many", 100, true, upgradeOnly},
+	} {
+		h := http.Header{"Connection": {"from an attempt before"}}
+		for i := range tt.extra {
+			h.Add("Accept", strconv.Itoa(i))
+		}
+		if tt.upgrade {
+			h.Set("Upgrade", "websocket")
+		}
+		writeEvidence(h, &evidence.Message{})
+		if got := h["Connection"]; !slices.Equal(got, tt.want) {
+			t.Errorf("%s: Connection is %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }
 
