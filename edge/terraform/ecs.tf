@@ -6,7 +6,7 @@ resource "aws_ecs_cluster" "this" {
   name = var.name
   tags = var.tags
 
-  #tfsec:ignore:aws-ecs-enable-container-insight On by default; container_insights = "disabled" is the user's own choice.
+  #tfsec:ignore:aws-ecs-enable-container-insight tfsec does not know the value "enhanced".
   setting {
     name  = "containerInsights"
     value = var.container_insights

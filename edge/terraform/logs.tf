@@ -5,9 +5,8 @@ resource "aws_cloudwatch_log_group" "this" {
 
   name              = "/wallarm-gate/${var.name}"
   retention_in_days = var.log_retention_days
-  #tfsec:ignore:aws-cloudwatch-log-group-customer-key AWS encrypts every log group; log_kms_key_arn takes a key of one's own.
-  kms_key_id = var.log_kms_key_arn
-  tags       = var.tags
+  kms_key_id        = var.log_kms_key_arn
+  tags              = var.tags
 }
 
 # The attester writes one line a minute: {"msg":"inspection","state":"active","active":1,…}

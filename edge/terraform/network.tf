@@ -143,9 +143,8 @@ resource "aws_vpc_security_group_egress_rule" "https" {
   ip_protocol       = "tcp"
   from_port         = 443
   to_port           = 443
-  #tfsec:ignore:aws-ec2-no-public-egress-sgr Wallarm's cloud and the registries have no fixed ranges; egress = "restricted" is the closed alternative.
-  cidr_ipv4 = "0.0.0.0/0"
-  tags      = var.tags
+  cidr_ipv4         = "0.0.0.0/0" # registries have no fixed ranges; egress = "restricted" is the closed alternative
+  tags              = var.tags
 }
 
 resource "aws_vpc_security_group_egress_rule" "wallarm" {

@@ -14,9 +14,8 @@ locals {
 resource "aws_secretsmanager_secret" "token" {
   count = local.create_token_secret ? 1 : 0
 
-  name        = "${var.name}/wallarm-api-token"
-  description = "API token of the Wallarm node"
-  #tfsec:ignore:aws-ssm-secret-use-customer-key AWS encrypts every secret; secrets_kms_key_arn takes a key of one's own.
+  name                    = "${var.name}/wallarm-api-token"
+  description             = "API token of the Wallarm node"
   kms_key_id              = var.secrets_kms_key_arn
   recovery_window_in_days = var.secret_recovery_days
   tags                    = var.tags
@@ -33,9 +32,8 @@ resource "aws_secretsmanager_secret_version" "token" {
 resource "aws_secretsmanager_secret" "signing" {
   count = local.create_signing_secret ? 1 : 0
 
-  name        = "${var.name}/signing-jwks"
-  description = "Keys that the attester signs evidence with (JWK Set)"
-  #tfsec:ignore:aws-ssm-secret-use-customer-key AWS encrypts every secret; secrets_kms_key_arn takes a key of one's own.
+  name                    = "${var.name}/signing-jwks"
+  description             = "Keys that the attester signs evidence with (JWK Set)"
   kms_key_id              = var.secrets_kms_key_arn
   recovery_window_in_days = var.secret_recovery_days
   tags                    = var.tags

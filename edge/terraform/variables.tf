@@ -34,7 +34,6 @@ variable "tags" {
 variable "vpc_id" {
   description = "Id of the VPC."
   type        = string
-  default     = null
 
   validation {
     condition     = !var.create || try(can(regex("^vpc-", var.vpc_id)), false)
@@ -45,7 +44,6 @@ variable "vpc_id" {
 variable "alb_subnet_ids" {
   description = "Subnets of the load balancer, at least two, in different zones; public ones unless `internal`."
   type        = list(string)
-  default     = []
   nullable    = false
 
   validation {
@@ -68,7 +66,6 @@ variable "alb_subnet_cidrs" {
 variable "task_subnet_ids" {
   description = "Private subnets of the tasks, at least two; they need a way out (NAT, or endpoints with `egress = \"restricted\"`)."
   type        = list(string)
-  default     = []
   nullable    = false
 
   validation {
@@ -195,7 +192,6 @@ variable "wallarm_cloud_cidrs" {
 variable "certificate_arn" {
   description = "ACM certificate of the HTTPS listener."
   type        = string
-  default     = null
 
   validation {
     condition     = !var.create || try(can(regex("^arn:aws[a-z-]*:acm:", var.certificate_arn)), false)
@@ -609,7 +605,6 @@ variable "node_port" {
 variable "server_names" {
   description = "Host names that clients use. The node answers 421 for any other, the load balancer's own name included."
   type        = list(string)
-  default     = []
   nullable    = false
 
   validation {
@@ -739,7 +734,6 @@ variable "node_environment" {
 variable "attester_image" {
   description = "Image of the attester, with a tag other than latest or a digest; you build and push it (README, step 1)."
   type        = string
-  default     = null
 
   validation {
     condition     = !var.create || try(can(regex("^[^\\s@]+(:[A-Za-z0-9_][A-Za-z0-9._-]*|@sha256:[0-9a-f]{64})$", var.attester_image)) && !endswith(var.attester_image, ":latest"), false)
@@ -773,7 +767,6 @@ variable "attester_environment" {
 variable "gateway_url" {
   description = "The gateway's load balancer, https://host or https://host:port."
   type        = string
-  default     = null
 
   validation {
     condition     = !var.create || try(can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?$", var.gateway_url)), false)

@@ -85,7 +85,7 @@ func checkContainers(t *testing.T, all []resource) {
 
 // checkNginx runs the node's own start script with the environment of the task definition, the
 // OWASP CRS stand-in in the place of the Wallarm module and nginx -t in the place of init.
-func checkNginx(t *testing.T, all []resource) {
+func checkNginx(t *testing.T, all []resource, want node.Settings) {
 	t.Helper()
 	def := definitions(t, all)["node"]
 	env := environment(def)
@@ -96,7 +96,7 @@ func checkNginx(t *testing.T, all []resource) {
 		}
 		return string(b)
 	}
-	checkSameTemplate(t, decode("GATE_DEFAULT_CONF"), decode("GATE_WALLARM_CONF"), decode("GATE_LOG_CONF"))
+	checkSameTemplate(t, want, decode("GATE_DEFAULT_CONF"), decode("GATE_WALLARM_CONF"), decode("GATE_LOG_CONF"))
 	if !slices.Equal(def.Command, []string{"bash", "-c", node.StartScript}) {
 		t.Error("the node's command is not edge/node/start.sh")
 	}
@@ -166,43 +166,17 @@ func lookNginx(t *testing.T) string {
 
 // checkSameTemplate renders the files as the tests of edge/node do and compares: what Terraform
 // puts into the task is what they prove.
-func checkSameTemplate(t *testing.T, conf, wallarm, log string) {
+func checkSameTemplate(t *testing.T, want node.Settings, conf, wallarm, log string) {
 	t.Helper()
-	s := node.Default()
-	s.ALBCIDRs = between(conf, "set_real_ip_from ", ";")
-	s.ServerNames = nil
-	for _, line := range between(conf, ":443 ", ";") {
-		s.ServerNames = append(s.ServerNames, line)
-	}
-	s.Mode = between(wallarm, "wallarm_mode ", ";")[0]
-	if m := between(wallarm, "wallarm_application ", ";"); len(m) > 0 && m[0] == "7" {
-		s.Application = 7
-	}
-	s.ClientMaxBodySize = strings.TrimSpace(between(conf, "client_max_body_size ", ";")[0])
-	// The module's own defaults where they differ from the node's.
-	s.ClientKeepaliveTimeout = "90s"
-	files, err := s.Render()
+	files, err := want.Render()
 	if err != nil {
-		t.Fatalf("edge/node refuses the settings that Terraform rendered: %v", err)
+		t.Fatalf("edge/node refuses the settings of the example: %v", err)
 	}
 	for name, pair := range map[string][2]string{"default.conf": {conf, string(files.Default)}, "wallarm.conf": {wallarm, string(files.Wallarm)}, "log.conf": {log, string(files.Log)}} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s as Terraform renders it is not the file that the tests of edge/node run:\n%s", name, firstDifference(pair[0], pair[1]))
 		}
 	}
-}
-
-// between returns what stands between a and b on each line that holds both.
-func between(text, a, b string) []string {
-	var out []string
-	for line := range strings.Lines(text) {
-		if _, rest, ok := strings.Cut(line, a); ok && !strings.HasPrefix(strings.TrimSpace(line), "#") {
-			if v, _, ok := strings.Cut(rest, b); ok {
-				out = append(out, v)
-			}
-		}
-	}
-	return out
 }
 
 func firstDifference(got, want string) string {
@@ -220,6 +194,7 @@ func firstDifference(got, want string) string {
 func TestAttesterRunsAndItsLineIsCounted(t *testing.T) {
 	t.Parallel()
 	needTerraform(t)
+	needStandIn(t)
 	e := examples(t)[0]
 	dir := filepath.Join(copyModule(t), "examples", e.name)
 	setVariables(t, dir, e.vars)

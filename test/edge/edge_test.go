@@ -17,17 +17,25 @@ import (
 	"github.com/gruntwork-io/terratest/modules/logger"
 	"github.com/gruntwork-io/terratest/modules/terraform"
 
+	"github.com/wallarm-gate/wallarm-gate/edge/node"
 	"github.com/wallarm-gate/wallarm-gate/evidence"
 )
 
 // cliConfig is the Terraform CLI configuration that installs the stand-in; empty: the registry.
 var cliConfig string
 
+// needStandIn ends a test that plans or applies: with the real provider that would call AWS.
+func needStandIn(t *testing.T) {
+	t.Helper()
+	if cliConfig == "" {
+		t.Skip("LEFT OUT: TF_PROVIDER=registry: nothing is planned or applied, it would call AWS")
+	}
+}
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
 	if os.Getenv("TF_PROVIDER") == "registry" {
-		fmt.Println("edge: the provider comes from the registry; whoever has AWS credentials in the environment, they are not used but by apply")
 		return m.Run()
 	}
 	dir, err := os.MkdirTemp("", "awsschema")
@@ -108,7 +116,7 @@ func options(dir string, secrets map[string]string) *terraform.Options {
 	for name, value := range secrets {
 		env["TF_VAR_"+name] = value
 	}
-	return &terraform.Options{TerraformBinary: "terraform", TerraformDir: dir, EnvVars: env, NoColor: true, Logger: logger.Discard, PlanFilePath: ""}
+	return &terraform.Options{TerraformBinary: "terraform", TerraformDir: dir, EnvVars: env, NoColor: true, Logger: logger.Discard}
 }
 
 func setVariables(t *testing.T, dir string, vars map[string]any) {
@@ -127,7 +135,8 @@ type example struct {
 	name    string
 	vars    map[string]any
 	secrets map[string]string
-	hidden  []string // must be in no plan and no state
+	hidden  []string      // must be in no plan and no state
+	nginx   node.Settings // what its node must run with
 
 	change  map[string]any    // variables of the second apply
 	changes map[string]string // what it plans: address to actions
@@ -171,9 +180,18 @@ func examples(t *testing.T) []example {
 		}
 		return vars
 	}
+	// The module's defaults are the node's own.
+	nginx := node.Default()
+	nginx.ALBCIDRs = []string{"10.0.1.0/24", "10.0.2.0/24"} // as the stand-in answers
+	nginx.ServerNames = []string{"api.example.com"}
+	blocking := node.Default()
+	blocking.ALBCIDRs = []string{"10.20.0.0/24", "10.20.1.0/24"}
+	blocking.ServerNames = []string{"api.example.com", "www.example.com"}
+	blocking.Mode, blocking.Application, blocking.ClientMaxBodySize = "block", 7, "32m"
+
 	return []example{
 		{
-			name: "minimal", vars: base(nil),
+			name: "minimal", vars: base(nil), nginx: nginx,
 			change: map[string]any{"host": "www.example.com"},
 			changes: map[string]string{
 				"module.edge.aws_ecs_task_definition.this[0]": "delete create",
@@ -181,7 +199,7 @@ func examples(t *testing.T) []example {
 			},
 		},
 		{
-			name: "existing-cluster",
+			name: "existing-cluster", nginx: nginx,
 			vars: base(map[string]any{
 				"cluster_arn":                "arn:aws:ecs:eu-central-1:123456789012:cluster/shared",
 				"gateway_security_group_ids": []string{"sg-0123456789abcdef0"},
@@ -192,7 +210,7 @@ func examples(t *testing.T) []example {
 			},
 		},
 		{
-			name: "complete",
+			name: "complete", nginx: blocking,
 			vars: map[string]any{
 				"region": "eu-central-1", "certificate_arn": certificate,
 				"additional_certificate_arns": []string{strings.Replace(certificate, "/1", "/2", 1)},
@@ -226,6 +244,7 @@ func TestExamples(t *testing.T) {
 			o := options(dir, e.secrets)
 			terraform.InitContext(t, ctx, o)
 			terraform.ValidateContext(t, ctx, o)
+			needStandIn(t)
 
 			o.PlanFilePath = filepath.Join(t.TempDir(), "plan")
 			terraform.PlanContext(t, ctx, o)
@@ -246,7 +265,7 @@ func TestExamples(t *testing.T) {
 			checkWiring(t, state.State)
 			checkIAM(t, state.State, e.name == "complete")
 			checkContainers(t, state.State)
-			checkNginx(t, state.State)
+			checkNginx(t, state.State, e.nginx)
 			checkGateway(t, state.output(t, "gate_config"), state.output(t, "chart_values"))
 			if code := terraform.PlanExitCodeContext(t, ctx, o); code != 0 {
 				t.Errorf("a second plan is not empty: exit code %d", code)
@@ -298,6 +317,7 @@ func TestNative(t *testing.T) {
 func TestMissingSecretIsRefused(t *testing.T) {
 	t.Parallel()
 	needTerraform(t)
+	needStandIn(t)
 	e := examples(t)[2]
 	dir := filepath.Join(copyModule(t), "examples", e.name)
 	setVariables(t, dir, e.vars)
@@ -306,6 +326,31 @@ func TestMissingSecretIsRefused(t *testing.T) {
 	_, err := terraform.PlanContextE(t, t.Context(), o)
 	if err == nil || !strings.Contains(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "│", " ")), " "), "wallarm_api_token must be given") {
 		t.Errorf("plan without a token: %v", err)
+	}
+}
+
+// A secret made in the same configuration has no ARN at plan; the README says what to write.
+func TestSecretOfTheSameApply(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	needStandIn(t)
+	e := examples(t)[0]
+	dir := filepath.Join(copyModule(t), "examples", e.name)
+	setVariables(t, dir, e.vars)
+	path := filepath.Join(dir, "main.tf")
+	const given = "= var.signing_jwks_secret_arn"
+	text := string(readFile(t, path))
+	if strings.Count(text, given) != 1 {
+		t.Fatalf("main.tf does not hold %q once", given)
+	}
+	text = strings.Replace(text, given, `= format("%s", aws_secretsmanager_secret.own.arn)`, 1) +
+		"\nresource \"aws_secretsmanager_secret\" \"own\" {\n  name = \"own\"\n}\n"
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	secrets := ofType(applied(t, options(dir, nil)), "aws_secretsmanager_secret")
+	if len(secrets) != 1 || secrets[0].Address != "aws_secretsmanager_secret.own" {
+		t.Errorf("secrets after apply: %d, want only the caller's", len(secrets))
 	}
 }
 

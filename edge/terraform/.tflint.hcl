@@ -1,0 +1,5 @@
+# The bundled ruleset, all of it.
+plugin "terraform" {
+  enabled = true
+  preset  = "all"
+}
