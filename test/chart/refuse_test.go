@@ -175,7 +175,7 @@ var ownedEnvironment = []string{
 	"KONG_PLUGINS", "KONG_PLUGINSERVER_NAMES", "KONG_PLUGINSERVER_WALLARM_GATE_START_CMD", "KONG_ADMIN_LISTEN", "KONG_ADMIN_GUI_LISTEN",
 	"KONG_PROXY_LISTEN", "KONG_STATUS_LISTEN", "KONG_STREAM_LISTEN", "KONG_DECLARATIVE_CONFIG", "KONG_DECLARATIVE_CONFIG_STRING", "KONG_PREFIX",
 	"KONG_NGINX_HTTP_INCLUDE", "KONG_NGINX_PROXY_PROXY_BIND", "kong_plugins", "KONG_DATABASE", "KONG_TRUSTED_IPS", "KONG_REAL_IP_HEADER",
-	"KONG_PLUGINS_FILE", "KONG_ADMIN_LISTEN_FILE", "KONG_SSL_CERT", "KONG_SSL_CERT_KEY_FILE", "KONG_PORT_MAPS", "KONG_ROLE", "WALLARM_GATE_TOKEN_1", "LD_PRELOAD",
+	"KONG_PLUGINS_FILE", "KONG_ADMIN_LISTEN_FILE", "KONG_SSL_CERT", "KONG_SSL_CERT_KEY_FILE", "KONG_PORT_MAPS", "KONG_ROLE", "KONG_LUA_MAX_REQ_HEADERS", "WALLARM_GATE_TOKEN_1", "LD_PRELOAD",
 }
 
 func TestRefusals(t *testing.T) {
@@ -335,7 +335,9 @@ func TestSchemaRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := template(t, c.values, values("minimal"))
-			if err == nil || !strings.Contains(err.Error(), "schema") || !strings.Contains(err.Error(), c.want) {
+			// Helm before 3.18 writes services.0.routes, later ones /services/0/routes.
+			dots := strings.NewReplacer("/", ".")
+			if err == nil || !strings.Contains(err.Error(), "schema") || !strings.Contains(dots.Replace(err.Error()), dots.Replace(strings.TrimPrefix(c.want, "/"))) {
 				t.Errorf("want the schema to speak of %s, got %v", c.want, err)
 			}
 		})

@@ -145,9 +145,9 @@ func (p *pod) write(path, content string) {
 	}
 }
 
-// path is where a container's absolute path is: in a volume that is mounted
-// there, or in the image.
-func (p *pod) path(c *corev1.Container, name string) string {
+// inVolume is where a container's absolute path is, when a volume is mounted
+// there.
+func (p *pod) inVolume(c *corev1.Container, name string) (string, bool) {
 	best := corev1.VolumeMount{}
 	for _, m := range c.VolumeMounts {
 		m.MountPath = path.Clean(m.MountPath)
@@ -155,8 +155,13 @@ func (p *pod) path(c *corev1.Container, name string) string {
 			best = m
 		}
 	}
-	if best.Name != "" {
-		return filepath.Join(p.dir, "v", best.Name, strings.TrimPrefix(name, best.MountPath))
+	return filepath.Join(p.dir, "v", best.Name, strings.TrimPrefix(name, best.MountPath)), best.Name != ""
+}
+
+// path is where a container's absolute path is: in a volume, or in the image.
+func (p *pod) path(c *corev1.Container, name string) string {
+	if at, ok := p.inVolume(c, name); ok {
+		return at
 	}
 	return filepath.Join(p.image(c.Image), name)
 }
@@ -210,12 +215,16 @@ func (p *pod) here(c *corev1.Container, text string) string {
 	return text
 }
 
-// mounted is a text of the container with the paths of its volumes led here.
+// mounted is a text of the container with the paths of its volumes led here,
+// and no others: a kong.yml is full of paths that are none.
 func (p *pod) mounted(c *corev1.Container, text string) string {
-	for _, m := range c.VolumeMounts {
-		text = strings.ReplaceAll(text, path.Clean(m.MountPath)+"/", filepath.Join(p.dir, "v", m.Name)+"/")
-	}
-	return text
+	return absolute.ReplaceAllStringFunc(text, func(s string) string {
+		i := strings.Index(s, "/")
+		if at, ok := p.inVolume(c, s[i:]); ok {
+			return s[:i] + at
+		}
+		return s
+	})
 }
 
 // runInit runs the init containers in their order.

@@ -242,7 +242,7 @@
      whom it believes, and what it loads. The entrypoint reads NAME_FILE too. */}}
 {{- define "wallarm-gate.ownedEnv" -}}
 {{- $name := upper . | trimSuffix "_FILE" -}}
-{{- if or (has $name (list "KONG_PLUGINS" "KONG_DATABASE" "KONG_ROLE" "KONG_PREFIX" "KONG_DECLARATIVE_CONFIG" "KONG_DECLARATIVE_CONFIG_STRING" "KONG_TRUSTED_IPS" "KONG_PORT_MAPS" "KONG_SSL_CERT" "KONG_SSL_CERT_KEY" "KONG_LOG_LEVEL"))
+{{- if or (has $name (list "KONG_PLUGINS" "KONG_DATABASE" "KONG_ROLE" "KONG_PREFIX" "KONG_DECLARATIVE_CONFIG" "KONG_DECLARATIVE_CONFIG_STRING" "KONG_TRUSTED_IPS" "KONG_PORT_MAPS" "KONG_SSL_CERT" "KONG_SSL_CERT_KEY" "KONG_LOG_LEVEL" "KONG_LUA_MAX_REQ_HEADERS"))
   (regexMatch "^KONG_PLUGINSERVER_|^KONG_.*_?LISTEN$|^KONG_NGINX_|^KONG_REAL_IP_|^WALLARM_GATE_|^LD_" $name) -}}
 true
 {{- end -}}
