@@ -199,6 +199,22 @@ func TestPortsAndProbes(t *testing.T) {
 	}
 }
 
+// On IPv6 the same ports, with the same flags.
+func TestIPv6(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"minimal", "nlb"} {
+		before, after := env(render(t, "", name).kong(t)), env(render(t, "kong: {ipv6: true}", name).kong(t))
+		for _, listen := range []string{"KONG_PROXY_LISTEN", "KONG_STATUS_LISTEN"} {
+			if want := before[listen] + ", " + strings.Replace(before[listen], "0.0.0.0", "[::]", 1); after[listen] != want {
+				t.Errorf("%s is %q, want %q", listen, after[listen], want)
+			}
+		}
+		if start := after["KONG_PLUGINSERVER_WALLARM_GATE_START_CMD"]; !strings.Contains(start, " -metrics-listen [::]:9542 ") {
+			t.Errorf("start command %q", start)
+		}
+	}
+}
+
 // The NLB lets go of a pod before Kong ends, and Kong ends before the kubelet
 // kills it.
 func TestShutdown(t *testing.T) {
@@ -551,11 +567,11 @@ func TestNotes(t *testing.T) {
 		"minimal":                 {"", "minimal", []string{"2 pods do not share a replay store"}},
 		"one pod":                 {"replicaCount: 1", "minimal", nil},
 		"replay off":              {"gate: {config: {replay: {store: \"off\"}}}", "minimal", nil},
-		"autoscaled":              {"", "image", []string{"allowWeakerRoutes: sockets", "12 pods do not share a replay store"}},
+		"autoscaled":              {"", "image", []string{"weaker gate of their own: sockets", "12 pods do not share a replay store"}},
 		"nlb":                     {"", "nlb", []string{"2 pods do not share a replay store", "from the NLB to Kong is not encrypted"}},
-		"report":                  {"", "report", []string{"the gate only reports"}},
+		"report":                  {"", "report", []string{"the gate only reports", "no init container checks"}},
 		"no policy":               {"", "secret", []string{"2 pods do not share a replay store", "networkPolicy.enabled is false"}},
-		"report, existing Secret": {"{replicaCount: 1, gate: {config: {mode: report}}, networkPolicy: {enabled: true, upstreams: [{cidr: 10.0.0.0/8, ports: [80]}]}}", "secret", []string{"the gate only reports", "is not checked"}},
+		"report, existing Secret": {"{replicaCount: 1, gate: {config: {mode: report}}, networkPolicy: {enabled: true, upstreams: [{cidr: 10.0.0.0/8, ports: [80]}]}}", "secret", []string{"the gate only reports", "no init container checks"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -142,6 +142,12 @@ var refusals = map[string]struct{ values, want string }{
 	"inline: allowed for naught": {"allowWeakerRoutes: [r]\n" + inline("{jwks_file: /k}", ""),
 		"allowWeakerRoutes names r, which no gate of a route or service decides for"},
 
+	"production reports, on a route": {"production: true\nallowWeakerRoutes: [r]\n" + onRoute("{mode: report}"), `production is true, but the gate in a plugin of route "r" only reports`},
+	"inline: a token":                {inline("{proof: token, require_inspection: any, tokens: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]}", ""), "the gate in the global plugins holds a token in clear"},
+	"inline: a shared key":           {inline(`{jwks: '{"keys":[{"kty":"oct","kid":"k2","k":"AA"}]}'}`, ""), "the gate in the global plugins holds a secret or private key (k2)"},
+	"inline: a private key of a route": {inline("{jwks_file: /k}", `- {name: wallarm-gate, route: r, config: {jwks: '{"keys":[{"kty":"OKP","kid":"k1","d":"AA"}]}'}}`),
+		`the gate in a plugin of route "r" holds a secret or private key (k1)`},
+
 	"weaker: mode":               {onRoute("{mode: report}"), `the gate in a plugin of route "r" is weaker than the global one, which it replaces (mode)`},
 	"weaker: proof":              {onRoute("{proof: token}"), "(proof)"},
 	"weaker: max_age":            {onRoute("{max_age: 21}"), "(max_age)"},
@@ -255,6 +261,8 @@ func TestAccepted(t *testing.T) {
 		"one of the sources":      inline("{jwks_file: /k, allowed_sources: [10.0.0.0/8, 10.9.0.0/16]}", "- {name: wallarm-gate, route: r, config: {jwks_file: /k, allowed_sources: [10.9.0.0/16]}}"),
 		"the same exemption":      inline("{jwks_file: /k, exempt: [{path: /x}]}", "- {name: wallarm-gate, route: r, config: {jwks_file: /k, exempt: [{path: /x}]}}"),
 		"disabled on a route":     inline(strong, "- {name: wallarm-gate, enabled: false, route: r, config: {jwks_file: /k, mode: report}}"),
+		"references":              inline("{jwks: '{vault://env/edge-keys}'}", "- {name: wallarm-gate, route: r, config: {jwks: '{\"keys\":[]}'}}"),
+		"referenced tokens":       inline("{proof: token, require_inspection: any, tokens: ['{vault://env/wallarm-gate-token-1}']}", ""),
 		"weaker, allowed":         "allowWeakerRoutes: [r]\n" + onRoute("{mode: report}"),
 		"a weaker service":        "allowWeakerRoutes: [r, r2]\n" + inline(strong, "- {name: wallarm-gate, service: s, config: {jwks_file: /k, mode: report}}"),
 		"all weak":                inline("{jwks_file: /k, mode: report, min_mode: 'off', require_inspection: any}", "- {name: wallarm-gate, route: r, config: {jwks_file: /k, mode: report}}"),
@@ -280,13 +288,13 @@ func isCheck(c corev1.Container) bool { return slices.Contains(c.Command, "-chec
 func TestTheCheckAgrees(t *testing.T) {
 	t.Parallel()
 	for name, extra := range map[string]string{
-		"minimal": "", "nlb": "", "strict": onRoute("{}"), "stricter": onRoute("{max_age: 5}"),
+		"minimal": "", "nlb": "", "image": "", "weaker, allowed": "allowWeakerRoutes: [r]\n" + onRoute("{min_mode: 'off', allow_upgrade: true}"), "strict": onRoute("{}"), "stricter": onRoute("{max_age: 5}"),
 		"disabled": inline(strong, "- {name: wallarm-gate, enabled: false, route: r, config: {jwks_file: /k, mode: report}}"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			file := "minimal"
-			if name == "nlb" {
+			if name == "nlb" || name == "image" {
 				file = name
 			}
 			m := render(t, extra, file)
@@ -300,7 +308,7 @@ func TestTheCheckAgrees(t *testing.T) {
 		})
 	}
 	for name, m := range map[string]*manifests{
-		"report": render(t, "", "report"), "allowed": render(t, "", "image"),
+		"report": render(t, "", "report"), "a route reports": render(t, "allowWeakerRoutes: [r]\n"+onRoute("{mode: report}"), "minimal"),
 		"Secret, report": render(t, "gate: {config: {mode: report}}", "secret"),
 	} {
 		if slices.ContainsFunc(m.Deployment.Spec.Template.Spec.InitContainers, isCheck) {

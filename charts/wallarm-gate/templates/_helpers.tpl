@@ -70,7 +70,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "wallarm-gate.startCommand" -}}
-{{ include "wallarm-gate.binary" . }} -kong-prefix {{ include "wallarm-gate.runDir" . }} -metrics-listen 0.0.0.0:9542 -kong-status-url http://127.0.0.1:8100/status/ready
+{{ include "wallarm-gate.binary" . }} -kong-prefix {{ include "wallarm-gate.runDir" . }} -metrics-listen {{ ternary "[::]" "0.0.0.0" .Values.kong.ipv6 }}:9542 -kong-status-url http://127.0.0.1:8100/status/ready
+{{- end }}
+
+{{- define "wallarm-gate.listen" -}}
+0.0.0.0:{{ .port }}{{ .flags }}{{ if .ipv6 }}, [::]:{{ .port }}{{ .flags }}{{ end }}
 {{- end }}
 
 {{- define "wallarm-gate.proxyPort" -}}

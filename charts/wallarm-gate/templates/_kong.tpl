@@ -140,9 +140,15 @@
 {{- end }}
 
 {{/* Whether an init container checks the file for open doors: always, unless
-     a door is declared to be open. */}}
+     a gate in it is declared to report only. */}}
 {{- define "wallarm-gate.checked" -}}
-{{- if and (eq (include "wallarm-gate.mode" .) "enforce") (not .Values.allowWeakerRoutes) -}}true{{- end -}}
+{{- $checked := eq (include "wallarm-gate.mode" .) "enforce" -}}
+{{- with include "wallarm-gate.document" . -}}
+{{- range fromJsonArray (include "wallarm-gate.gates" (fromYaml .)) -}}
+{{- if eq (toString .config.mode) "report" }}{{ $checked = false }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $checked }}true{{ end -}}
 {{- end }}
 
 {{- define "wallarm-gate.declarativeSecret" -}}

@@ -111,7 +111,23 @@
 {{- $gates := fromJsonArray (include "wallarm-gate.gates" $doc) -}}
 {{- $global := list -}}
 {{- range $gates -}}
+{{- $where := .where -}}
 {{- if eq .scope "global" }}{{ $global = append $global .config }}{{ end -}}
+{{- range $token := default list .config.tokens }}
+{{- if not (hasPrefix "{vault://" (toString $token)) }}
+- the gate in {{ $where }} holds a token in clear: refer to it, as in {vault://env/wallarm-gate-token-1} with gate.tokens
+{{- end }}
+{{- end }}
+{{- if hasPrefix "{" (trimPrefix "{vault://" (trim (toString .config.jwks))) }}
+{{- range index (fromJson .config.jwks) "keys" }}
+{{- if or .d .k }}
+- the gate in {{ $where }} holds a secret or private key ({{ .kid }}): put it into gate.keys.existingSecret, and set jwks_file
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $.Values.production (ne .scope "global") (eq (toString .config.mode) "report") }}
+- production is true, but the gate in {{ .where }} only reports: set its mode to enforce
+{{- end }}
 {{- if .protocols }}
 - the gate in {{ .where }} has protocols: leave them out, or requests of another protocol pass it by
 {{- end }}
