@@ -186,7 +186,7 @@ func TestWatcherReads(t *testing.T) {
 		{"Prometheus format", answers(200, "# HELP wallarm_requests x\nwallarm_requests 0\n"), nil, 0, "not the JSON"},
 		{"redirect", func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/" {
-				http.Redirect(w, r, "/elsewhere", 302)
+				http.Redirect(w, r, "/elsewhere", http.StatusFound)
 				return
 			}
 			good(w, r)
