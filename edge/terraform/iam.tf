@@ -55,7 +55,7 @@ locals {
         Effect    = "Allow"
         Action    = ["kms:Decrypt"]
         Resource  = [var.secrets_kms_key_arn]
-        Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${coalesce(local.region, "-")}.amazonaws.com" } }
+        Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${coalesce(local.region, "-")}.${coalesce(local.dns_suffix, "-")}" } }
       },
     ],
   )

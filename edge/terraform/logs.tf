@@ -15,7 +15,7 @@ resource "aws_cloudwatch_log_metric_filter" "inspection" {
 
   name           = "${var.name}-inspection"
   log_group_name = aws_cloudwatch_log_group.this[0].name
-  pattern        = "{ $.msg = \"inspection\" && $.active = * }"
+  pattern        = "{ $.msg = \"inspection\" }"
 
   metric_transformation {
     namespace = "WallarmGate/${var.name}"

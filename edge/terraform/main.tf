@@ -15,6 +15,7 @@ data "aws_caller_identity" "current" {
 locals {
   partition  = one(data.aws_partition.current[*].partition)
   region     = one(data.aws_region.current[*].region)
+  dns_suffix = one(data.aws_partition.current[*].dns_suffix)
   account_id = one(data.aws_caller_identity.current[*].account_id)
 
   health_port = 8082 # the attester's, for /livez and /readyz

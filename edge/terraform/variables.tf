@@ -712,6 +712,11 @@ variable "node_nginx" {
   }
 
   validation {
+    condition     = alltrue([for n in [var.node_nginx.analysis_time_limit_ms, var.node_nginx.attester_keepalive, var.node_nginx.client_body_timeout, var.node_nginx.client_header_timeout, var.node_nginx.worker_connections] : floor(n) == n])
+    error_message = "node_nginx: numbers must be whole."
+  }
+
+  validation {
     condition     = var.node_nginx.worker_connections >= 768 && var.node_nginx.worker_connections <= 65536
     error_message = "node_nginx: worker_connections must be 768 to 65536; each request takes two."
   }
@@ -769,8 +774,8 @@ variable "gateway_url" {
   type        = string
 
   validation {
-    condition     = !var.create || try(can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?$", var.gateway_url)), false)
-    error_message = "gateway_url must be https://host or https://host:port, without user, path and query."
+    condition     = !var.create || try(can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?$", var.gateway_url)) && try(tonumber(regex(":([0-9]+)$", var.gateway_url)[0]) <= 65535, true), false)
+    error_message = "gateway_url must be https://host or https://host:port with a port up to 65535, without user, path and query."
   }
 
   validation {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -288,11 +289,30 @@ func TestExamples(t *testing.T) {
 			if code := terraform.PlanExitCodeContext(t, ctx, o); code != 0 {
 				t.Errorf("the plan after the change is not empty: exit code %d", code)
 			}
+			if e.name == "complete" {
+				changeDesiredCount(t, dir)
+				if code := terraform.PlanExitCodeContext(t, ctx, o); code != 0 {
+					t.Errorf("another desired_count plans a change, against autoscaling: exit code %d", code)
+				}
+			}
 			terraform.DestroyContext(t, ctx, o)
 			if left := show(t, o).State; len(left) != 0 {
 				t.Errorf("destroy left %d resources", len(left))
 			}
 		})
+	}
+}
+
+func changeDesiredCount(t *testing.T, dir string) {
+	t.Helper()
+	path := filepath.Join(dir, "main.tf")
+	text := string(readFile(t, path))
+	changed := regexp.MustCompile(`(?m)^(  desired_count +=) 2$`).ReplaceAllString(text, "$1 5")
+	if changed == text {
+		t.Fatal("the example sets no desired_count = 2")
+	}
+	if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -713,3 +713,23 @@ run "alarm_topic" {
 
   expect_failures = [var.alarms]
 }
+
+run "gateway_port" {
+  command = plan
+
+  variables {
+    gateway_url = "https://kong.example.com:70000"
+  }
+
+  expect_failures = [var.gateway_url]
+}
+
+run "half_a_connection" {
+  command = plan
+
+  variables {
+    node_nginx = { worker_connections = 1000.5 }
+  }
+
+  expect_failures = [var.node_nginx]
+}
