@@ -32,7 +32,6 @@ type sample struct {
 	peer                 string
 	header               []headerField // without Host
 	id                   string        // nginx's; only the fake Kong can choose it
-	now                  time.Time     // of the gateway
 }
 
 func (s *sample) add(name, value string) { s.header = append(s.header, headerField{name, value}) }

@@ -11,15 +11,13 @@ import (
 	"github.com/wallarm-gate/wallarm-gate/internal/kongfile"
 )
 
-const maxDeclarative = 64 << 20 // bytes
-
 var errOpen = errors.New("a door is open")
 
 // checkFile writes the findings about the declarative file at path to w. It
 // returns errOpen for a way to an upstream that does not pass the gate, and
 // another error for a file that it cannot judge.
 func checkFile(path string, w io.Writer) error {
-	data, err := readRegular(path, maxDeclarative)
+	data, err := readRegular(path, kongfile.MaxSize)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
