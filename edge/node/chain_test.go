@@ -65,10 +65,24 @@ func startChain(t *testing.T, mode string, relaxed bool) *chain {
 	t.Helper()
 	nginxBinary(t)
 	needModSecurity(t)
+	c := &chain{upstream: newRecorder(t)}
+	signing := c.startGateway(t, mode)
+
+	// nginx, then the attester, which reads the status behind nginx's port.
+	attester := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	c.nginx = start(t, attester, true, func(s *Settings) { s.Mode, s.AllowDotSegments = mode, relaxed })
+	c.status(t, statusActive)
+	c.startAttester(t, attester, signing, fmt.Sprintf("http://127.0.0.8:%d/wallarm-status", c.port))
+	return c
+}
+
+// startGateway starts the gateway with the plugin in it and returns the JWK Set
+// whose evidence it accepts.
+func (c *chain) startGateway(t testing.TB, mode string) (signing string) {
+	t.Helper()
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	c := &chain{upstream: newRecorder(t)}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
@@ -80,9 +94,8 @@ func startChain(t *testing.T, mode string, relaxed bool) *chain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signing, verifying := keySet(t, key), keySet(t, public)
+	verifying := keySet(t, public)
 
-	// The gateway, and the plugin in it.
 	socket, err := os.MkdirTemp("", "gate") // short: the path of a socket is
 	if err != nil {
 		t.Fatal(err)
@@ -132,20 +145,21 @@ func startChain(t *testing.T, mode string, relaxed bool) *chain {
 		t.Fatal(err)
 	}
 	c.gateway = addr.String()
+	return keySet(t, key)
+}
 
-	// nginx, then the attester, which reads the status behind nginx's port.
-	attester := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	c.nginx = start(t, attester, true, func(s *Settings) { s.Mode, s.AllowDotSegments = mode, relaxed })
-	c.status(t, statusActive)
+// startAttester starts the attester before the gateway and waits until it is ready.
+func (c *chain) startAttester(t testing.TB, listen, signing, statusURL string) {
+	t.Helper()
 	health := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	var log bytes.Buffer
 	cmd := exec.Command(filepath.Join(built, "attester"))
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.Env = []string{
-		"ATTESTER_LISTEN=" + attester, "ATTESTER_HEALTH_LISTEN=" + health,
+		"ATTESTER_LISTEN=" + listen, "ATTESTER_HEALTH_LISTEN=" + health,
 		"ATTESTER_BACKEND_URL=http://" + c.gateway, "ATTESTER_ALLOW_PLAINTEXT=true",
 		"ATTESTER_SIGNING_JWKS=" + signing, "ATTESTER_NODE_NAME=task-1",
-		fmt.Sprintf("ATTESTER_NODE_STATUS_URL=http://127.0.0.8:%d/wallarm-status", c.port),
+		"ATTESTER_NODE_STATUS_URL=" + statusURL,
 		"ATTESTER_STATUS_INTERVAL=20ms", "ATTESTER_STATUS_MAX_AGE=5s",
 		"ATTESTER_SHUTDOWN_DELAY=0s", "ATTESTER_SHUTDOWN_TIMEOUT=1s",
 	}
@@ -175,7 +189,6 @@ func startChain(t *testing.T, mode string, relaxed bool) *chain {
 		resp.Body.Close()
 		return resp.StatusCode == 200
 	})
-	return c
 }
 
 // upstreamApplication is an application behind the gateway: events and an echo.
@@ -200,7 +213,7 @@ func upstreamApplication(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func keySet(t *testing.T, k *evidence.Key) string {
+func keySet(t testing.TB, k *evidence.Key) string {
 	t.Helper()
 	set, err := evidence.NewKeySet(k)
 	if err != nil {
