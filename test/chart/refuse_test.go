@@ -124,17 +124,26 @@ var refusals = map[string]struct{ values, want string }{
 	"a mount over ours":   {"extraVolumeMounts: [{name: x, mountPath: /opt/wallarm-gate/}]", "extraVolumeMounts covers /opt/wallarm-gate with /opt/wallarm-gate"},
 	"a mount in ours":     {"extraVolumeMounts: [{name: x, mountPath: /usr/local/share/lua/5.1/kong}]", "extraVolumeMounts covers /usr/local/share/lua with"},
 
-	"inline: no YAML":         {"services: []\ndeclarative: {inline: 'a: [b'}", "declarative.inline is no YAML mapping"},
-	"inline: two documents":   {"services: []\ndeclarative: {inline: \"_format_version: '3.0'\\nplugins: [{name: wallarm-gate, config: {jwks_file: /k}}]\\n---\\na: b\\n\"}", "more than one YAML document"},
-	"inline: no version":      {"services: []\ndeclarative: {inline: 'plugins: [{name: wallarm-gate, config: {jwks_file: /k}}]'}", "has no _format_version"},
-	"inline: no gate":         {"services: []\ndeclarative: {inline: '_format_version: \"3.0\"'}", "has 0 global, enabled instances"},
-	"inline: a disabled gate": {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, enabled: false, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
-	"inline: off":             {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, enabled: off, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
-	"inline: two gates":       {inline("{jwks_file: /k}", "- {name: wallarm-gate, config: {jwks_file: /k}}"), "has 2 global, enabled instances"},
-	"inline: only a route's":  {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, route: r, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
-	"inline: protocols":       {inline("{jwks_file: /k}", "- {name: wallarm-gate, route: r, protocols: [http], config: {jwks_file: /k}}"), "has protocols: leave them out"},
-	"inline: no keys":         {inline("{mode: enforce}", ""), "has no keys"},
-	"inline: keys not there":  {"gate: {keys: {jwks: ''}}\n" + inline("{jwks_file: /etc/wallarm-gate/keys/jwks.json}", ""), "which is not mounted: set gate.keys"},
+	"inline: no YAML":                  {"services: []\ndeclarative: {inline: 'a: [b'}", "declarative.inline is no YAML mapping"},
+	"inline: two documents":            {"services: []\ndeclarative: {inline: \"_format_version: '3.0'\\nplugins: [{name: wallarm-gate, config: {jwks_file: /k}}]\\n---\\na: b\\n\"}", "more than one YAML document"},
+	"inline: a list":                   {"services: []\ndeclarative: {inline: '[1, 2]'}", "declarative.inline is no YAML mapping"},
+	"inline: services as text":         {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", services: hello}'}", "services is no list"},
+	"inline: plugins by name":          {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: {name: wallarm-gate}}'}", "plugins is no list"},
+	"inline: a number":                 {inline("{jwks_file: /k}", "- 5"), "plugins[1] is no mapping"},
+	"inline: a route as text":          {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", services: [{name: s, routes: [r]}]}'}", "services[0].routes[0] is no mapping"},
+	"inline: config as text":           {inline("hello", ""), "plugins[0].config is no mapping"},
+	"inline: replay as text":           {inline("{jwks_file: /k, replay: memory}", ""), "plugins[0].config.replay is no mapping"},
+	"weaker: with empty fields":        {inline(strong, "- {name: wallarm-gate, route: r, config: {jwks_file: /k, max_age: null, replay: null, exempt: null, mode: null}}"), "(max_age, clock_skew, min_mode, applications, allowed_sources)"},
+	"inline: no version":               {"services: []\ndeclarative: {inline: 'plugins: [{name: wallarm-gate, config: {jwks_file: /k}}]'}", "has no _format_version"},
+	"inline: a number for the version": {"services: []\ndeclarative: {inline: '{_format_version: 3.0, plugins: [{name: wallarm-gate, config: {jwks_file: /k}}]}'}", "has no _format_version"},
+	"inline: no gate":                  {"services: []\ndeclarative: {inline: '_format_version: \"3.0\"'}", "has 0 global, enabled instances"},
+	"inline: a disabled gate":          {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, enabled: false, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
+	"inline: off":                      {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, enabled: off, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
+	"inline: two gates":                {inline("{jwks_file: /k}", "- {name: wallarm-gate, config: {jwks_file: /k}}"), "has 2 global, enabled instances"},
+	"inline: only a route's":           {"services: []\ndeclarative: {inline: '{_format_version: \"3.0\", plugins: [{name: wallarm-gate, route: r, config: {jwks_file: /k}}]}'}", "has 0 global, enabled instances"},
+	"inline: protocols":                {inline("{jwks_file: /k}", "- {name: wallarm-gate, route: r, protocols: [http], config: {jwks_file: /k}}"), "has protocols: leave them out"},
+	"inline: no keys":                  {inline("{mode: enforce}", ""), "has no keys"},
+	"inline: keys not there":           {"gate: {keys: {jwks: ''}}\n" + inline("{jwks_file: /etc/wallarm-gate/keys/jwks.json}", ""), "which is not mounted: set gate.keys"},
 	"inline: a consumer": {inline("{jwks_file: /k}", "- {name: wallarm-gate, consumer: c, config: {jwks_file: /k}}\nconsumers: [{username: c}]"),
 		`the gate in a plugin of consumer "c" never runs`},
 	"inline: a nested consumer": {inline("{jwks_file: /k}", "consumers: [{username: c, plugins: [{name: wallarm-gate, config: {jwks_file: /k}}]}]"), `the gate in consumer "c" never runs`},
@@ -193,11 +202,16 @@ func TestRefusals(t *testing.T) {
 	for _, name := range ownedEnvironment {
 		cases["environment "+name] = struct{ values, want string }{fmt.Sprintf("extraEnv: [{name: %s, value: x}]", name), "extraEnv sets " + name + ", which the chart owns"}
 	}
-	// Every sentence of _validate.tpl, as a pattern, has a case.
+	// Every sentence of the templates, as a pattern, has a case.
 	tpl, err := os.ReadFile(filepath.Join(chartDir, "templates", "_validate.tpl"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	kong, err := os.ReadFile(filepath.Join(chartDir, "templates", "_kong.tpl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpl = append(tpl, kong...)
 	var sentences []*regexp.Regexp
 	for _, m := range regexp.MustCompile(`(?m)^- (.*)$`).FindAllStringSubmatch(string(tpl), -1) {
 		var pattern strings.Builder

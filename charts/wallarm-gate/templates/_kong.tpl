@@ -34,9 +34,54 @@
 {{- if kindIs "map" . -}}{{- default .id .name -}}{{- else -}}{{- . -}}{{- end -}}
 {{- end }}
 
+{{/* What in a document is not of the shape that Kong reads: lists of mappings. */}}
+{{- define "wallarm-gate.shape" -}}
+{{- $doc := . -}}
+{{- range $key := list "services" "routes" "plugins" "consumers" "consumer_groups" -}}
+{{- include "wallarm-gate.shapeOf" (dict "key" $key "list" (index $doc $key)) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "wallarm-gate.shapeOf" -}}
+{{- $key := .key -}}
+{{- if not (kindIs "invalid" .list) -}}
+{{- if not (kindIs "slice" .list) }}
+- declarative.inline: {{ $key }} is no list
+{{- else -}}
+{{- range $i, $entity := .list -}}
+{{- $name := printf "%s[%d]" $key $i -}}
+{{- if not (kindIs "map" $entity) }}
+- declarative.inline: {{ $name }} is no mapping
+{{- else -}}
+{{- range $inner := list "routes" "plugins" -}}
+{{- include "wallarm-gate.shapeOf" (dict "key" (printf "%s.%s" $name $inner) "list" (index $entity $inner)) -}}
+{{- end -}}
+{{- if and (hasSuffix "plugins" $key) (not (kindIs "invalid" $entity.config)) -}}
+{{- if not (kindIs "map" $entity.config) }}
+- declarative.inline: {{ $name }}.config is no mapping
+{{- else if not (or (kindIs "invalid" $entity.config.replay) (kindIs "map" $entity.config.replay) (ne (toString $entity.name) "wallarm-gate")) }}
+- declarative.inline: {{ $name }}.config.replay is no mapping
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* A configuration without its empty fields, as JSON: to Kong they are absent. */}}
+{{- define "wallarm-gate.present" -}}
+{{- $config := dict -}}
+{{- range $field, $value := . -}}
+{{- if not (kindIs "invalid" $value) }}{{ $_ := set $config $field $value }}{{ end -}}
+{{- end -}}
+{{- toJson $config -}}
+{{- end }}
+
 {{/* The enabled instances of the gate in a document, as a JSON list of
      where, scope, routes (those that the instance decides for), consumer, config. */}}
 {{- define "wallarm-gate.gates" -}}
+{{- if include "wallarm-gate.shape" . -}}[]{{- else -}}
 {{- $found := list -}}
 {{- $flat := list -}}
 {{- range $r := default list .routes -}}
@@ -79,11 +124,12 @@
 {{- range $f := $found -}}
 {{- range $p := default list $f.plugins -}}
 {{- if and (eq (toString $p.name) "wallarm-gate") (ne (toString $p.enabled) "false") -}}
-{{- $gates = append $gates (dict "where" $f.where "scope" $f.scope "routes" $f.routes "protocols" (default list $p.protocols) "config" (default dict $p.config)) -}}
+{{- $gates = append $gates (dict "where" $f.where "scope" $f.scope "routes" $f.routes "protocols" (default list $p.protocols) "config" (fromJson (include "wallarm-gate.present" (default dict $p.config)))) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $gates -}}
+{{- end -}}
 {{- end }}
 
 {{/* The plugin's defaults for the fields that make a gate weaker or stronger. */}}

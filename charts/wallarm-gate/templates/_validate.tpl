@@ -104,9 +104,11 @@
 {{- end -}}
 {{- if $doc.Error }}
 - declarative.inline is no YAML mapping: {{ $doc.Error | replace "\n" " " }}
+{{- else if include "wallarm-gate.shape" $doc }}
+{{ include "wallarm-gate.shape" $doc }}
 {{- else if $doc }}
-{{- if not $doc._format_version }}
-- declarative.inline has no _format_version: Kong reads "3.0"
+{{- if not (kindIs "string" $doc._format_version) }}
+- declarative.inline has no _format_version: Kong reads the string "3.0"
 {{- end }}
 {{- $gates := fromJsonArray (include "wallarm-gate.gates" $doc) -}}
 {{- $global := list -}}
