@@ -433,6 +433,9 @@ func TestRoll(t *testing.T) {
 func TestScaling(t *testing.T) {
 	t.Parallel()
 	m := render(t, "", "image")
+	if r := m.Deployment.Spec.Strategy.RollingUpdate; r == nil || r.MaxUnavailable.IntValue() != 0 || r.MaxSurge.IntValue() != 1 {
+		t.Errorf("a rollout takes serving pods away: %+v", r)
+	}
 	if m.Deployment.Spec.Replicas != nil {
 		t.Error("replicas and an autoscaler fight each other")
 	}
