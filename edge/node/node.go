@@ -83,7 +83,7 @@ func Default() Settings {
 		AttesterKeepaliveTimeout: "50s",
 		AttesterConnectTimeout:   "5s",
 		AttesterSendTimeout:      "60s",
-		AttesterReadTimeout:      "65s",
+		AttesterReadTimeout:      "70s",
 		ClientMaxBodySize:        "16m",
 		ClientBodyBufferSize:     "128k",
 		ClientHeaderTimeout:      "15s",

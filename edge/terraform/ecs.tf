@@ -42,7 +42,7 @@ locals {
     attester_keepalive_timeout = "50s"
     attester_connect_timeout   = "5s"
     attester_send_timeout      = "${var.response_timeout}s"
-    attester_read_timeout      = "${var.response_timeout + 5}s"
+    attester_read_timeout      = "${var.response_timeout + 10}s"
     client_max_body_size       = var.node_nginx.client_max_body_size
     client_body_buffer_size    = var.node_nginx.client_body_buffer_size
     client_header_timeout      = "${var.node_nginx.client_header_timeout}s"

@@ -261,13 +261,13 @@ variable "idle_timeout" {
   }
 
   validation {
-    condition     = var.idle_timeout >= var.response_timeout + 10
-    error_message = "idle_timeout must be at least response_timeout + 10 seconds, or the load balancer gives up before the attester and the node can answer."
+    condition     = var.idle_timeout >= var.response_timeout + 15
+    error_message = "idle_timeout must be at least response_timeout + 15 seconds, or the load balancer gives up before the attester and the node can answer."
   }
 }
 
 variable "response_timeout" {
-  description = "Seconds that the attester waits for the header of the gateway's response; the node waits 5 s longer."
+  description = "Seconds that the attester waits for the header of the gateway's response; the node waits 10 s longer."
   type        = number
   default     = 60
   nullable    = false
