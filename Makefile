@@ -35,6 +35,7 @@ test: ## Run everything that CI runs; says at the end what could not run
 	@$(MAKE) deps
 	@$(MAKE) lint
 	@$(MAKE) test-go
+	@$(MAKE) lint-edge
 	@$(MAKE) test-edge
 	@$(MAKE) demo
 	@$(MAKE) report
@@ -58,6 +59,25 @@ $(BIN)/staticcheck: tools/go.mod tools/go.sum
 .PHONY: test-go
 test-go: ## Unit tests and the suites on real processes, race detector on
 	@if bash .ci/deps --complete; then export NGINX_REQUIRED=1; fi; $(GO) test -race ./...
+
+.PHONY: lint-edge
+lint-edge: ## The edge module: documentation tables, tflint, tfsec
+	@$(MAKE) $(BIN)/tfsec
+	$(BIN)/terraform-docs edge/terraform --output-check
+	cd edge/terraform && $(BIN)/tflint --recursive --config "$$PWD/.tflint.hcl"
+	@for dir in edge/terraform edge/terraform/examples/*/; do \
+		$(BIN)/tfsec --concise-output $$dir || exit 1; done
+
+$(BIN)/tfsec: tools/go.mod tools/go.sum
+	@mkdir -p $(BIN)
+	cd tools && $(GO) build -o $(BIN)/ github.com/terraform-docs/terraform-docs github.com/terraform-linters/tflint github.com/aquasecurity/tfsec/cmd/tfsec
+
+.PHONY: test-edge
+test-edge: ## The edge module on the schema stand-in: no AWS account, no registry; and the Dockerfiles
+	@if command -v terraform >/dev/null; then export TERRAFORM_REQUIRED=1; else \
+		echo "the suites of the edge module (test/edge, edge/terraform/tests): terraform is not installed" >> $(NOT_RUN); fi; \
+	if bash .ci/deps --complete; then export NGINX_REQUIRED=1; fi; \
+	cd test && $(GO) vet ./... && $(GO) test ./...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (60s)
