@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -229,6 +230,37 @@ func TestShutdown(t *testing.T) {
 	}
 	if a := m.Service.Annotations[aws+"target-group-attributes"]; !strings.Contains(a, "deregistration_delay.timeout_seconds=60") {
 		t.Errorf("target group attributes %q", a)
+	}
+}
+
+// By default a pod outlives the attesters' connections to it and their waits.
+func TestShutdownFitsTheAttester(t *testing.T) {
+	t.Parallel()
+	settings, err := os.ReadFile(filepath.Join(root, "edge", "attester", "settings.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	attester := func(name string) time.Duration {
+		m := regexp.MustCompile(`env: "` + name + `", def: "([^"]+)"`).FindSubmatch(settings)
+		if m == nil {
+			t.Fatalf("the attester has no setting %s", name)
+		}
+		d, err := time.ParseDuration(string(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	command := render(t, "", "minimal").kong(t).Lifecycle.PreStop.Exec.Command
+	var wait, drain int
+	if _, err := fmt.Sscanf(strings.Join(command[2:], " "), "--wait=%d --timeout=%d", &wait, &drain); err != nil {
+		t.Fatal(err)
+	}
+	if age := attester("CONNECTION_MAX_AGE"); time.Duration(wait)*time.Second <= age {
+		t.Errorf("Kong ends after %d s, an attester keeps its connection for %s", wait, age)
+	}
+	if limit := attester("RESPONSE_TIMEOUT"); time.Duration(drain)*time.Second < limit {
+		t.Errorf("Kong finishes requests for %d s, an attester waits for %s", drain, limit)
 	}
 }
 
