@@ -37,6 +37,7 @@ test: ## Run everything that CI runs; says at the end what could not run
 	@$(MAKE) test-go
 	@$(MAKE) lint-edge
 	@$(MAKE) test-edge
+	@$(MAKE) test-chart
 	@$(MAKE) demo
 	@$(MAKE) report
 
@@ -78,6 +79,17 @@ test-edge: ## The edge module on the schema stand-in: no AWS account, no registr
 		echo "the suites of the edge module (test/edge, edge/terraform/tests): terraform is not installed" >> $(NOT_RUN); fi; \
 	if bash .ci/deps --complete; then export NGINX_REQUIRED=1; fi; \
 	cd test && $(GO) vet ./... && $(GO) test ./...
+
+.PHONY: test-chart
+test-chart: ## The chart: rendered, decoded strictly, and run with the real plugin
+	@$(MAKE) $(BIN)/helm
+	@if [ -z "$${KONG_BIN:-}" ]; then echo "the rendered chart in a real Kong: KONG_BIN names none" >> $(NOT_RUN); fi; \
+	if ! command -v curl >/dev/null; then echo "the script of the chart's helm test: curl is not installed" >> $(NOT_RUN); fi; \
+	cd test/chart && $(GO) vet ./... && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test ./...
+
+$(BIN)/helm: tools/helm/go.mod tools/helm/go.sum
+	@mkdir -p $(BIN)
+	cd tools/helm && $(GO) build -trimpath -o $@ helm.sh/helm/v3/cmd/helm
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (60s)
