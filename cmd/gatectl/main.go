@@ -1,6 +1,7 @@
 // Command gatectl is the user's tool for wallarm-gate: it shows the gate at work
 // on one machine, makes and rotates signing keys, signs and verifies single
-// requests, and looks for open doors in a declarative kong.yml.
+// requests, and looks for open doors in a declarative kong.yml and in a running
+// installation.
 package main
 
 import (
@@ -42,6 +43,7 @@ func commands() []command {
 		{"sign", signSynopsis, "sign one request and print its headers", runSign},
 		{"verify", verifySynopsis, "check the evidence of one request and show what it covers", runVerify},
 		{"lint", "[--json] FILE...", "look for open doors in declarative Kong configurations", runLint},
+		{"probe", probeSynopsis, "look for open doors in a running installation, from outside", runProbe},
 		{"version", "", "print the version", runVersion},
 	}
 }
@@ -74,6 +76,8 @@ func (t *tool) main(ctx context.Context, args []string) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(t.stderr, "gatectl: %v\n", err)
 		return 2
+	case errors.Is(err, errUndetermined):
+		return 3
 	case !errors.Is(err, errSilent):
 		fmt.Fprintf(t.stderr, "gatectl: %v\n", err)
 	}
@@ -121,7 +125,7 @@ func (t *tool) help(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-12s %s\n", c.name, c.summary)
 	}
-	fmt.Fprint(w, "\ngatectl help COMMAND shows its options. Exit status: 0 done, 1 failed or refused, 2 wrong usage.\n")
+	fmt.Fprint(w, "\ngatectl help COMMAND shows its options. Exit status: 0 done, 1 failed or refused, 2 wrong usage,\n3 not determined (probe).\n")
 }
 
 func (t *tool) helpOn(args []string) error {
@@ -204,12 +208,15 @@ func runVersion(_ context.Context, t *tool, args []string) error {
 	if _, err := t.flags("version").parse(args, 0, 0, ""); err != nil {
 		return err
 	}
-	v := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		v = info.Main.Version
-	}
-	_, err := fmt.Fprintf(t.stdout, "gatectl %s\n", v)
+	_, err := fmt.Fprintf(t.stdout, "gatectl %s\n", version())
 	return err
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
 }
 
 // readLimited reads the file at path, "-" for the standard input, up to limit

@@ -51,6 +51,7 @@ func TestOutput(t *testing.T) {
 		{"help-sign", 0, []string{"sign", "--help"}},
 		{"help-verify", 0, []string{"help", "verify"}},
 		{"help-demo", 0, []string{"help", "demo"}},
+		{"help-probe", 0, []string{"help", "probe"}},
 		{"keys-public", 0, []string{"keys", "public", "testdata/private.json"}},
 		{"verify-accepted", 0, []string{"verify", "--keys", "testdata/private.json", "--base", "testdata/head.txt"}},
 		{"verify-other-target", 1, []string{"verify", "--keys", "testdata/private.json", "--target", "/admin", "testdata/head.txt"}},
