@@ -40,6 +40,31 @@ type proxy struct {
 type exchange struct {
 	evidence evidence.Message
 	code     int
+	body     *watchedBody // nil: the request has none
+}
+
+// watchedBody notes that a request's body has been read to its end.
+type watchedBody struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// lastOf ends the connection with this answer where the request's body has not
+// come to its end. net/http would look for the next request in what follows, and
+// in full duplex it no longer knows how much of the body that is: a part of a
+// body must never be read, signed and sent on as a request.
+func (x *exchange) lastOf(h http.Header) {
+	if x.body != nil && !x.body.ended.Load() {
+		h.Set("Connection", "close")
+	}
 }
 
 type exchangeKey struct{}
@@ -117,10 +142,26 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			p.fail(w, r, x, err)
 			return
 		}
+		x.body = &watchedBody{ReadCloser: r.Body}
+		r.Body = x.body
 	}
 	x.evidence.Method, x.evidence.Authority, x.evidence.Target = r.Method, host, r.RequestURI
-	p.reverse.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+	p.reverse.ServeHTTP(finalWriter{w}, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
 }
+
+// finalWriter drops interim answers (1xx) of the gateway. nginx before 1.29, which
+// is in front, takes one for the answer, and what follows for the next one's.
+// net/http writes the 100 that a client asks for by itself.
+type finalWriter struct{ http.ResponseWriter }
+
+func (w finalWriter) WriteHeader(code int) {
+	if code >= 200 || code == http.StatusSwitchingProtocols {
+		w.ResponseWriter.WriteHeader(code)
+	}
+}
+
+// Unwrap lets http.ResponseController reach what is below.
+func (w finalWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // rewrite makes the request that goes to the gateway. The evidence comes later,
 // with each attempt.
@@ -159,7 +200,11 @@ func (b *trailerBody) Read(p []byte) (int, error) {
 }
 
 func (p *proxy) response(res *http.Response) error {
-	exchangeOf(res.Request.Context()).code = res.StatusCode
+	x := exchangeOf(res.Request.Context())
+	x.code = res.StatusCode
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		x.lastOf(res.Header)
+	}
 	return nil
 }
 
@@ -226,6 +271,7 @@ func (p *proxy) problem(w http.ResponseWriter, x *exchange, code int, detail str
 		document = nil
 	}
 	h := w.Header()
+	x.lastOf(h)
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
