@@ -99,6 +99,8 @@ func TestUpgrades(t *testing.T) {
 		{"websocket and h2c", "GET /x", "Upgrade: websocket, h2c\r\nConnection: Upgrade", false},
 		{"not in Connection", "GET /x", "Upgrade: websocket\r\nConnection: close", false},
 		{"part of a word", "GET /x", "Upgrade: websocket\r\nConnection: noupgrade", false},
+		{"Connection's part within Upgrade", "GET /x", "Upgrade: websocket x, upgrade", false},
+		{"two Upgrade fields", "GET /x", "Upgrade: websocket\r\nUpgrade: x, upgrade", false},
 		{"POST", "POST /x", "Content-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade", false},
 		{"CONNECT protocol", "GET /x", "Upgrade: connect-tcp\r\nConnection: Upgrade", false},
 	} {
