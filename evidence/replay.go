@@ -56,7 +56,10 @@ const (
 // rather than forgets. Every call is O(1): expired entries leave a few at a time.
 //
 // An entry leaves only when both the wall clock is past its time and that long
-// has really passed, so a clock that is stepped does not open a window.
+// has really passed, so a clock that is stepped forward, or forward and back, does
+// not open a window. A clock that goes back to before the time of an entry that
+// has left makes its evidence fresh again, and it can be used once more: to refuse
+// that would refuse every honest request until the clock is past that time.
 type MemoryStore struct {
 	capacity int64
 	count    atomic.Int64
