@@ -102,7 +102,12 @@ fuzz: ## Run every fuzz target for FUZZTIME (60s)
 
 .PHONY: bench
 bench: ## Benchmarks: each gives its ratio to a named baseline of the same run
-	$(GO) test -run '^$$' -bench . -benchtime 1s ./evidence ./plugin ./edge/attester
+	@$(GO) test -run '^$$' -bench . -benchtime 1s ./evidence ./plugin ./edge/attester | awk ' \
+		/^Benchmark/ { sub(/^Benchmark/, "", $$1); print $$1; \
+			for (i = 3; i < NF; i += 2) printf "  %14s  %s\n", $$i, $$(i + 1); \
+			for (i = 3; i < NF; i += 2) if ($$(i + 1) == "roundtrips/op") trips = $$i } \
+		/^(FAIL|panic|---)/ { print; failed = 1 } \
+		END { if (trips != "") printf "\nPDK round trips per allowed request: %g\n", trips; exit failed }'
 
 .PHONY: report
 report: ## Say what the last test run left out
