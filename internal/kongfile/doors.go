@@ -4,20 +4,15 @@ package kongfile
 // gate, if any, Kong runs on the way.
 
 import (
-	"net"
-	"net/netip"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // scopeKey is what Kong looks a plugin's instance up by; a consumer is never
 // known when the gate runs.
 type scopeKey struct {
-	route     *route
-	service   *service
-	workspace string
+	route   *route
+	service *service
 }
 
 // routes reports every route whose requests reach an upstream without an
@@ -29,7 +24,7 @@ func (c *check) routes() {
 		if p.kind != PluginName || p.broken || p.consumer != "" {
 			continue
 		}
-		k := scopeKey{p.route, p.service, p.workspace}
+		k := scopeKey{p.route, p.service}
 		if !p.enabled {
 			disabled[k] = p
 		} else if intersects(p.protocols, httpProtocols) {
@@ -75,6 +70,7 @@ func (c *check) routes() {
 		if gate.get("config").str("mode") == "report" {
 			c.add(Open, r.where, "is behind a gate in report mode, which lets every request pass: %s", gate.where)
 		}
+		c.exempted(r, gate)
 	}
 	c.report.Routes = served
 	if served == 0 {
@@ -93,18 +89,22 @@ func (c *check) routes() {
 func (r *route) scopes() []scopeKey {
 	var list []scopeKey
 	if r.service != nil {
-		list = append(list, scopeKey{r, r.service, r.workspace})
+		list = append(list, scopeKey{r, r.service})
 	}
-	list = append(list, scopeKey{r, nil, r.workspace})
+	list = append(list, scopeKey{r, nil})
 	if r.service != nil {
-		list = append(list, scopeKey{nil, r.service, r.workspace})
+		list = append(list, scopeKey{nil, r.service})
 	}
-	return append(list, scopeKey{nil, nil, r.workspace})
+	return append(list, scopeKey{nil, nil})
 }
 
-// reaches are the bundled plugins that call a backend by themselves, or run
-// code that can: with one of them a route needs no service.
-var reaches = []string{"ai-proxy", "aws-lambda", "azure-functions", "post-function", "pre-function"}
+// selfContained are the bundled plugins that reach nothing, whatever their
+// configuration: they answer, refuse or rewrite out of Kong's own memory and run
+// no code of the file. With any other one a route needs no service to lead on.
+var selfContained = []string{
+	"acl", "basic-auth", "bot-detection", "correlation-id", "cors", "hmac-auth", "ip-restriction", "jwt", "key-auth",
+	"prometheus", "redirect", "request-size-limiting", "request-termination", "response-transformer", "standard-webhooks",
+}
 
 func (c *check) ungated(r *route, off *plugin) {
 	hint := ""
@@ -115,57 +115,25 @@ func (c *check) ungated(r *route, off *plugin) {
 		c.add(Open, r.where, "reaches %s without a gate%s", r.service.where, hint)
 		return
 	}
-	scopes := r.scopes()
-	for _, p := range c.pluginSet {
-		if p.kind == PluginName || !p.enabled || slices.Contains(bundled, p.kind) && !slices.Contains(reaches, p.kind) {
-			continue
-		}
-		if p.broken || p.consumer != "" || slices.Contains(scopes, scopeKey{p.route, p.service, p.workspace}) {
-			c.add(Open, r.where, "has no service, but %s can call a backend for it without a gate%s", p.where, hint)
-			return
-		}
+	if p := c.caller(r); p != nil {
+		c.add(Open, r.where, "has no service, but %s may call a backend for it without a gate%s", p.where, hint)
+		return
 	}
 	c.add(Note, r.where, "has no gate and no service: Kong answers by itself")
 }
 
-// adminPorts are the ports of Kong's admin API and manager.
-var adminPorts = []uint64{8001, 8002, 8444, 8445}
-
-// services reports services and targets that lead to Kong's own admin API: a
-// request that passes the gate could then reconfigure Kong.
-func (c *check) services() {
-	const what = "leads to Kong's own admin API on this host (%s)"
-	for _, s := range c.serviceSet {
-		host, port := s.str("host"), "80"
-		if v := s.get("port"); v != nil {
-			n, _ := integer(v)
-			port = strconv.FormatInt(n, 10)
+// caller returns a plugin that may reach something for the route, nil for none.
+func (c *check) caller(r *route) *plugin {
+	scopes := r.scopes()
+	for _, p := range c.pluginSet {
+		if p.kind == PluginName || !p.enabled || slices.Contains(selfContained, p.kind) {
+			continue
 		}
-		if s.enabled && isAdmin(host, port) {
-			c.add(Open, s.where, what, net.JoinHostPort(host, port))
-		}
-		if u, err := url.Parse(s.str("url")); err == nil && s.enabled && isAdmin(u.Hostname(), u.Port()) {
-			c.add(Open, s.where, what, u.Host)
+		if p.broken || p.consumer != "" || slices.Contains(scopes, scopeKey{p.route, p.service}) {
+			return p
 		}
 	}
-	for _, t := range c.targetSet {
-		if host, port, err := net.SplitHostPort(t.str("target")); err == nil && isAdmin(host, port) {
-			c.add(Open, t.where, what, net.JoinHostPort(host, port))
-		}
-	}
-}
-
-func isAdmin(host, port string) bool {
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || !slices.Contains(adminPorts, n) {
-		return false
-	}
-	host = strings.ToLower(strings.Trim(host, "[]."))
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "ip6-localhost" {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	a = a.Unmap()
-	return err == nil && (a.IsLoopback() || a.IsUnspecified())
+	return nil
 }
 
 // bundled are the plugins of Kong 3.9; all have a lower priority than the gate.

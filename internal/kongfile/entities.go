@@ -9,14 +9,10 @@ import (
 	"strings"
 )
 
-// defaultWorkspace is the id that Kong gives the only workspace of a file.
-const defaultWorkspace = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
-
 // entity is what services, routes, plugins and upstreams have in common.
 type entity struct {
 	*node
-	where     string
-	workspace string // "" for the default one
+	where string
 }
 
 type service struct {
@@ -41,6 +37,7 @@ type plugin struct {
 	consumer  string // what it is bound to besides, "" for nothing
 	broken    bool   // a reference leads nowhere: it covers nothing
 	used      bool   // some route's requests meet it
+	exempt    []exemption
 }
 
 type target struct {
@@ -109,6 +106,9 @@ func (c *check) walk(n *node, path string, o owner) {
 				}
 				continue
 			}
+			if _, there := item.fields["ws_id"]; there {
+				c.add(Open, here+at(item), "has the field ws_id, which a declarative file does not know; Kong would refuse the file")
+			}
 			inner := owner{}
 			switch key {
 			case "services":
@@ -124,7 +124,7 @@ func (c *check) walk(n *node, path string, o owner) {
 			case "upstreams":
 				inner.upstream = item.str("name")
 			case "targets":
-				c.targetSet = append(c.targetSet, &target{entity{item, describe("target", here, item, "target"), ""}, firstOf(o.upstream, reference(item.get("upstream")))})
+				c.targetSet = append(c.targetSet, &target{entity{item, describe("target", here, item, "target")}, firstOf(o.upstream, reference(item.get("upstream")))})
 			}
 			c.walk(item, here, inner)
 		}
@@ -132,11 +132,7 @@ func (c *check) walk(n *node, path string, o owner) {
 }
 
 func (c *check) entity(kind, here string, n *node, names ...string) entity {
-	e := entity{n, describe(kind, here, n, names...), n.str("ws_id")}
-	if e.workspace == defaultWorkspace {
-		e.workspace = ""
-	}
-	return e
+	return entity{n, describe(kind, here, n, names...)}
 }
 
 func (c *check) addService(n *node, here string) *service {
@@ -212,7 +208,7 @@ func (c *check) resolve() {
 			if v == "" {
 				continue
 			}
-			k := kind + "\x00" + key + "\x00" + e.workspace + "\x00" + v
+			k := kind + "\x00" + key + "\x00" + v
 			if first, dup := seen[k]; dup {
 				c.add(Open, e.where, "has the %s of %s; Kong would refuse the file", key, first)
 			} else {

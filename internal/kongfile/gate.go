@@ -30,10 +30,9 @@ var gateFields = []string{
 // gates judges every instance of the gate and counts those that can run.
 func (c *check) gates() {
 	type scope struct {
-		route     *route
-		service   *service
-		consumer  string
-		workspace string
+		route    *route
+		service  *service
+		consumer string
 	}
 	taken := map[scope]string{}
 	for _, p := range c.pluginSet {
@@ -53,7 +52,7 @@ func (c *check) gates() {
 			c.add(Open, p.where, "never runs: its protocols (%s) are all stream protocols", strings.Join(p.protocols, ", "))
 			continue
 		}
-		s := scope{p.route, p.service, p.consumer, p.workspace}
+		s := scope{p.route, p.service, p.consumer}
 		if first, dup := taken[s]; dup && !p.broken {
 			c.add(Open, p.where, "has the scope of %s: which of the two decides is not defined", first)
 		} else if !p.broken {
@@ -252,7 +251,7 @@ func (c *check) gateConfig(p *plugin) {
 			}
 		}
 	}
-	c.gateExempt(g)
+	p.exempt = c.gateExempt(g)
 }
 
 // gateKeys reports where the gate has nothing to verify with, and secrets that
@@ -307,79 +306,6 @@ func (c *check) inlineKeys(g config, jwks string) {
 			c.add(Note, g.where, "jwks holds the private part of key %s; the gateway needs the public part only (gatectl keys public)", quote(k.ID))
 		}
 	}
-}
-
-// gateExempt lists the exemptions.
-func (c *check) gateExempt(g config) {
-	v := g.n.get("exempt")
-	if v == nil {
-		return
-	}
-	if v.kind != kindList {
-		g.refuse("exempt", "is %s; it must be a list", v.kind)
-		return
-	}
-	if len(v.items) > 32 {
-		g.refuse("exempt", "has %d entries; at most 32 are allowed", len(v.items))
-	}
-	for _, item := range v.items {
-		e := config{c, g.where, "config.exempt", item}
-		if item.kind != kindMap {
-			g.refuse("exempt", "holds %s; each entry must be a mapping with a path", item.kind)
-			continue
-		}
-		e.known()
-		path := e.text("path")
-		if path == "" {
-			e.refuse("path", "is missing")
-			continue
-		}
-		if !exemptPath(path) {
-			g.denyAll("the exempt path %s is not segments of [A-Za-z0-9._~-] without an empty or a dot segment, or such a prefix and /*", quote(path))
-			continue
-		}
-		methods := e.strings("methods")
-		if i := slices.IndexFunc(methods, func(m string) bool { return m != "GET" && m != "HEAD" }); i >= 0 {
-			e.refuse("methods", "holds %s; only GET and HEAD can be exempt", quote(methods[i]))
-			continue
-		}
-		if len(methods) == 0 {
-			methods = []string{"GET", "HEAD"}
-		}
-		hosts := e.strings("hosts")
-		anySource := e.prefixes("sources")
-		limits := ""
-		if len(hosts) > 0 {
-			limits += " for " + strings.Join(mapped(hosts, quoteName), ", ")
-		}
-		if !anySource {
-			limits += " from " + strings.Join(mapped(e.strings("sources"), quoteName), ", ")
-		}
-		c.add(Note, g.where, "exempts %s %s%s", strings.Join(methods, " and "), path, limits)
-	}
-}
-
-// exemptPath is the gate's own rule for the path of an exemption.
-func exemptPath(path string) bool {
-	if path == "/" {
-		return true
-	}
-	path, _ = strings.CutSuffix(path, "/*")
-	segments := strings.Split(path, "/")
-	if len(segments) < 2 || segments[0] != "" {
-		return false
-	}
-	for _, s := range segments[1:] {
-		if s == "" || s == "." || s == ".." || strings.ContainsFunc(s, notUnreserved) {
-			return false
-		}
-	}
-	return true
-}
-
-// notUnreserved reports a character outside the unreserved ones of RFC 3986.
-func notUnreserved(r rune) bool {
-	return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || strings.ContainsRune("._~-", r))
 }
 
 func mapped(list []string, f func(string) string) []string {
