@@ -76,6 +76,16 @@ func TestCheckRefuses(t *testing.T) {
 		{"complex key", version + "? [a]\n: b\n", "a key must be a plain string"},
 		{"merge of a string", version + "plugins:\n - <<: x\n", "merges mappings only"},
 		{"merge over a key", version + "a: &a {name: x}\nplugins:\n - name: y\n   <<: *a\n", "let \"<<\" stand first"},
+		{"quoted merge key", version + "plugins:\n - name: x\n   \"<<\": {enabled: false}\n", "line 4: the key \"<<\" is quoted"},
+		{"single-quoted merge key", version + "plugins:\n - '<<': {enabled: false}\n", "line 3: the key \"<<\" is quoted"},
+		{"escaped merge key", version + "plugins:\n - \"\\x3c<\": {enabled: false}\n", "line 3: the key \"<<\" is quoted"},
+		{"block merge key", version + "? |-\n  <<\n: {plugins: []}\n", "line 2: the key \"<<\" is quoted"},
+		{"quoted merge key at the top", version + "\"<<\":\n  plugins: []\n", "line 2: the key \"<<\" is quoted"},
+		{"merge key in JSON", `{"_format_version": "3.0", "plugins": [{"name": "x", "<<": {"enabled": false}}]}`, "an object has the key \"<<\""},
+		{"merge key in JSON with a comment", `{"_format_version": "3.0", "<<": {"plugins": []}} # YAML`, "line 1: the key \"<<\" is quoted"},
+		{"key tagged null", version + "!!null \"plugins\": []\n", "line 2: the key \"plugins\" has the tag \"!!null\""},
+		{"key tagged merge", version + "!!merge x: {plugins: []}\n", "line 2: the key \"x\" has the tag \"!!merge\""},
+		{"key of an own tag", version + "!x plugins: []\n", "line 2: the key \"plugins\" has the tag \"!x\""},
 		{"an alias of itself", version + "a: &a [*a]\n", "deeper than 64 levels"},
 		{"deep", version + "a: " + strings.Repeat("[", 100) + strings.Repeat("]", 100), "deeper than 64 levels"},
 		{"aliases that explode", version + laughs(), "expands to more than 500000 values"},
@@ -104,12 +114,12 @@ func laughs() string {
 // No secret of a file may come back in a report.
 func TestReportHoldsNoSecret(t *testing.T) {
 	t.Parallel()
-	for _, file := range []string{"testdata/token.golden", "testdata/keys.golden"} {
+	for _, file := range []string{"testdata/token.golden", "testdata/keys.golden", "testdata/admin-port-disguised.golden"} {
 		report, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, secret := range []string{"0123456789abcdef", "c2VjcmV0", "n4Ni-HpISp", "short\""} {
+		for _, secret := range []string{"0123456789abcdef", "c2VjcmV0", "n4Ni-HpISp", "short\"", "secret-of-the-file"} {
 			if bytes.Contains(report, []byte(secret)) {
 				t.Errorf("%s holds %q", file, secret)
 			}

@@ -24,6 +24,8 @@ const (
 	maxNodes = 500_000
 	// maxDepth bounds nesting; Kong's own entities nest less than ten deep.
 	maxDepth = 64
+	// mergeKey is the key at which YAML 1.1 merges mappings.
+	mergeKey = "<<"
 )
 
 type kind uint8
@@ -153,11 +155,19 @@ func (b *builder) yaml(y *yaml.Node, depth int) (*node, error) {
 			if key.Kind != yaml.ScalarNode {
 				return nil, fmt.Errorf("line %d: a key must be a plain string", key.Line)
 			}
+			// Kong's parser types a key by its tag, and merges at a key that
+			// reads << in whatever style; others do neither.
+			if key.Style&yaml.TaggedStyle != 0 {
+				return nil, fmt.Errorf("line %d: the key %s has the tag %s, which YAML parsers read differently; write the key without a tag", key.Line, quote(key.Value), quote(key.Tag))
+			}
+			if key.Value == mergeKey && key.Style != 0 {
+				return nil, fmt.Errorf("line %d: the key \"<<\" is quoted: Kong merges there all the same, other YAML parsers do not; write it without quotes or leave it out", key.Line)
+			}
 			v, err := b.yaml(y.Content[i+1], depth+1)
 			if err != nil {
 				return nil, err
 			}
-			if key.ShortTag() == "!!merge" {
+			if key.Value == mergeKey {
 				if err := b.merge(n, merged, v, key.Line, depth); err != nil {
 					return nil, err
 				}
@@ -259,6 +269,9 @@ func (b *builder) jsonValue(dec *json.Decoder, depth int) (*node, error) {
 					return nil, fmt.Errorf("not JSON: %w", err)
 				}
 				key = k.(string) // encoding/json yields nothing else in a key's place
+				if key == mergeKey {
+					return nil, errors.New("an object has the key \"<<\": Kong merges there when it reads the file as YAML, and does not when it reads it as JSON; write the merged keys out")
+				}
 				if _, dup := n.fields[key]; dup {
 					return nil, fmt.Errorf("the key %s stands twice in one object; Kong would take the last one in silence", quote(key))
 				}
