@@ -438,8 +438,8 @@ func TestProbe(t *testing.T) {
 	})
 	t.Run("name that does not resolve", func(t *testing.T) {
 		t.Parallel()
-		report, code := i.probe(t, "--origin", "https://gateway.invalid")
-		expect(t, report, map[string]string{"origin reachable from here": "unknown: gateway.invalid"})
+		report, code := i.probe(t, "--origin", "https://gateway..invalid") // no name: nobody is asked
+		expect(t, report, map[string]string{"origin reachable from here": "unknown: gateway..invalid"})
 		if code != 3 {
 			t.Errorf("exit status %d", code)
 		}
@@ -795,4 +795,31 @@ func FuzzProbeAnswer(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Only what the network says of an address counts as closed.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	for _, tc := range []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"refused", dial(os.NewSyscallError("connect", syscall.ECONNREFUSED)), true},
+		{"no route", dial(os.NewSyscallError("connect", syscall.EHOSTUNREACH)), true},
+		{"time limit", dial(os.ErrDeadlineExceeded), true},
+		{"no such name", dial(&net.DNSError{Err: "no such host", Name: "a", IsNotFound: true}), false},
+		{"name server does not answer", dial(&net.DNSError{Err: "timeout", Name: "a", IsTimeout: true}), false},
+		{"not permitted here", dial(os.NewSyscallError("connect", syscall.EPERM)), false},
+		{"out of descriptors", dial(os.NewSyscallError("socket", syscall.EMFILE)), false},
+		{"interrupted", dial(context.Canceled), false},
+		{"reset while reading", &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, false},
+		{"silence while reading", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, false},
+		{"none", nil, false},
+	} {
+		if got := unreachable(tc.err); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
 }
