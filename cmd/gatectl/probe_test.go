@@ -475,8 +475,12 @@ func TestProbe(t *testing.T) {
 		want   string
 	}{
 		{"served", func(w http.ResponseWriter, _ *http.Request) {}, "fail: 200 without TLS"},
-		{"to plain", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", http.StatusMovedPermanently) }, "fail: 301"},
-		{"to another host", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://other.example/", http.StatusMovedPermanently) }, "unknown: another host"},
+		{"to plain", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1/", http.StatusMovedPermanently)
+		}, "fail: 301"},
+		{"to another host", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://other.example/", http.StatusMovedPermanently)
+		}, "unknown: another host"},
 		{"error", http.NotFound, "unknown: 404 without TLS"},
 	} {
 		t.Run("plain HTTP/"+tc.name, func(t *testing.T) {
