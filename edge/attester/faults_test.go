@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,12 +20,7 @@ import (
 
 func TestBackendDown(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr, listen := reservePort(t)
 	r := start(t, options{backend: "http://" + addr, env: map[string]string{"READY_CHECKS_BACKEND": "true"}})
 	if res, body := r.get("/"); res.StatusCode != 502 || !strings.Contains(body, "could not be reached") {
 		t.Errorf("answer %d %q", res.StatusCode, body)
@@ -36,10 +32,7 @@ func TestBackendDown(t *testing.T) {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	// The gateway comes up at the same address.
-	l, err = net.Listen("tcp", addr)
-	if err != nil {
-		t.Skipf("the port was taken in the meantime: %v", err)
-	}
+	l := listen()
 	go http.Serve(l, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(func() { l.Close() })
 	eventually(t, func() error {
@@ -50,6 +43,37 @@ func TestBackendDown(t *testing.T) {
 	})
 	if res, _ := r.get("/"); res.StatusCode != 200 {
 		t.Errorf("answer %d once the gateway is up", res.StatusCode)
+	}
+}
+
+// reservePort binds a port of its own that refuses connections until listen is
+// called: nobody else can take it in between.
+func reservePort(t *testing.T) (addr string, listen func() net.Listener) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "reserved port")
+	t.Cleanup(func() { file.Close() })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	return addr, func() net.Listener {
+		t.Helper()
+		if err := syscall.Listen(fd, 16); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.FileListener(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
 	}
 }
 
