@@ -87,7 +87,7 @@ func (s *MemoryStore) Len() int { return int(s.count.Load()) }
 // Remember implements ReplayStore.
 func (s *MemoryStore) Remember(n Nonce, requestID string, now, until time.Time) error {
 	holder := holderOf(requestID)
-	t := instant{elapsed: clamp(now.Sub(s.base)), wall: clamp(now.Round(0).Sub(s.base.Round(0)))}
+	t := s.instant(now)
 	wall := clamp(until.Round(0).Sub(s.base.Round(0)))
 	// The two clocks' seconds do not begin together: late by one, never early.
 	elapsed := t.elapsed + max(wall-t.wall, 0) + 1
@@ -118,6 +118,24 @@ func (s *MemoryStore) Remember(n Nonce, requestID string, now, until time.Time) 
 	return nil
 }
 
+// Find reports whether s holds n for this request, and returns ErrReplayed if it
+// holds it for another. It changes nothing: a store that is shared with other
+// processes has to be asked before a nonce is remembered here.
+func (s *MemoryStore) Find(n Nonce, requestID string, now time.Time) (held bool, err error) {
+	t := s.instant(now)
+	sh := &s.shards[n[0]%shardCount]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	i := sh.find(n)
+	if i < 0 || !sh.at(i).live(t) {
+		return false, nil
+	}
+	if sh.at(i).holder != holderOf(requestID) {
+		return false, ErrReplayed
+	}
+	return true, nil
+}
+
 // makeRoom looks for an expired entry in the other shards and takes its place in
 // the count. It frees a bounded number of entries, and waits for no other shard.
 func (s *MemoryStore) makeRoom(own *shard, t instant) bool {
@@ -140,6 +158,10 @@ func (s *MemoryStore) makeRoom(own *shard, t instant) bool {
 
 // instant is a moment in seconds since the store was made, by both clocks.
 type instant struct{ elapsed, wall int32 }
+
+func (s *MemoryStore) instant(now time.Time) instant {
+	return instant{elapsed: clamp(now.Sub(s.base)), wall: clamp(now.Round(0).Sub(s.base.Round(0)))}
+}
 
 // clamp converts to seconds, rounded down, within what arithmetic on int32 bears.
 func clamp(d time.Duration) int32 {

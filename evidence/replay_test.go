@@ -60,6 +60,29 @@ func TestMemoryStore(t *testing.T) {
 	}
 }
 
+func TestMemoryStoreFind(t *testing.T) {
+	t.Parallel()
+	const window = 95 * time.Second
+	s := newStore(1)
+	find := func(name string, n int, id string, at time.Duration, held bool, want error) {
+		t.Helper()
+		if got, err := s.Find(nonce(n), id, noon.Add(at)); got != held || !errors.Is(err, want) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	find("before", 1, holder, 0, false, nil)
+	if err := s.Remember(nonce(1), holder, noon, noon.Add(window)); err != nil {
+		t.Fatal(err)
+	}
+	find("its request", 1, holder, 0, true, nil)
+	find("another request", 1, other, window, false, ErrReplayed)
+	find("another nonce", 2, other, 0, false, nil)
+	find("expired", 1, other, window+3*time.Second, false, nil)
+	if s.Len() != 1 {
+		t.Errorf("finding left %d entries", s.Len())
+	}
+}
+
 // A step of the wall clock forward and back must not forget a nonce: what it
 // held is fresh again afterwards. Only a clock with a monotonic reading tells
 // the two apart, so the store's own instant is driven here.
