@@ -22,6 +22,7 @@ import (
 
 	"github.com/wallarm-gate/wallarm-gate/edge/node"
 	"github.com/wallarm-gate/wallarm-gate/evidence"
+	"github.com/wallarm-gate/wallarm-gate/test/edge/plan"
 )
 
 // maxTaskDefinition is the limit of a task definition, in bytes.
@@ -34,28 +35,11 @@ func definitions(t *testing.T, all []resource) map[string]types.ContainerDefinit
 	if len(text) == 0 || len(text) > maxTaskDefinition*3/4 {
 		t.Errorf("the container definitions take %d bytes; want at most three quarters of the %d that a task definition may have", len(text), maxTaskDefinition)
 	}
-	d := json.NewDecoder(strings.NewReader(text))
-	d.DisallowUnknownFields()
-	var list []types.ContainerDefinition
-	if err := d.Decode(&list); err != nil {
-		t.Fatalf("the container definitions do not fit the ECS API: %v", err)
-	}
-	out := map[string]types.ContainerDefinition{}
-	for _, c := range list {
-		out[*c.Name] = c
-	}
-	if len(out) != 2 {
-		t.Fatalf("%d containers, want node and attester", len(out))
+	out, err := plan.Containers(all)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out
-}
-
-func environment(c types.ContainerDefinition) map[string]string {
-	env := map[string]string{}
-	for _, e := range c.Environment {
-		env[*e.Name] = *e.Value
-	}
-	return env
 }
 
 func checkContainers(t *testing.T, all []resource) {
@@ -89,7 +73,7 @@ func checkContainers(t *testing.T, all []resource) {
 func checkNginx(t *testing.T, all []resource, want node.Settings) {
 	t.Helper()
 	def := definitions(t, all)["node"]
-	env := environment(def)
+	env := plan.Environment(def)
 	decode := func(name string) string {
 		b, err := base64.StdEncoding.DecodeString(env[name])
 		if err != nil || len(b) == 0 {
@@ -107,8 +91,10 @@ func checkNginx(t *testing.T, all []resource, want node.Settings) {
 		return
 	}
 	dir := t.TempDir()
-	standin := string(readFile(t, filepath.Join(root, "edge/node/testdata/standin.conf.tftpl")))
-	crs := string(readFile(t, filepath.Join(root, "edge/node/testdata/crs.conf.tftpl")))
+	standIn, standInLog, err := plan.StandIn(root, dir, "block", "7")
+	if err != nil {
+		t.Fatal(err)
+	}
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
@@ -116,22 +102,18 @@ func checkNginx(t *testing.T, all []resource, want node.Settings) {
 		}
 		return path
 	}
-	// The templates' only condition is the blocking mode.
-	crs = strings.NewReplacer(`%{ if mode == "block" }On%{ else }DetectionOnly%{ endif }`, "On", "${dir}", dir).Replace(crs)
-	rules := write("crs.conf", crs)
-	standin = strings.NewReplacer("${rules}", rules, "${mode}", "block", "${application}", "7").Replace(standin)
-	write("nginx.conf", "### Wallarm default ###\nload_module "+modsecurity+";\ninclude modules/*.conf;\npid nginx.pid;\nerror_log stderr;\nevents {\n    worker_connections 768;\n}\nhttp { include http.d/*.conf; }\n")
+	write("nginx.conf", "### Wallarm default ###\nload_module "+plan.ModSecurity+";\ninclude modules/*.conf;\npid nginx.pid;\nerror_log stderr;\nevents {\n    worker_connections 768;\n}\nhttp { include http.d/*.conf; }\n")
 	init := write("init", "#!/bin/sh\nexec "+nginx+" -t -q -p "+dir+" -c "+dir+"/nginx.conf\n")
 
 	cmd := exec.CommandContext(t.Context(), def.Command[0], def.Command[1:]...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GATE_NGINX_DIR=" + dir, "GATE_INIT=" + init}
-	encode := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+	encode := base64.StdEncoding.EncodeToString
 	for name, value := range env {
 		switch name {
 		case "GATE_WALLARM_CONF":
-			value = encode(standin)
+			value = encode(standIn)
 		case "GATE_LOG_CONF":
-			value = encode(string(readFile(t, filepath.Join(root, "edge/node/testdata/standin_log.conf"))))
+			value = encode(standInLog)
 		}
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
@@ -143,8 +125,6 @@ func checkNginx(t *testing.T, all []resource, want node.Settings) {
 	}
 }
 
-const modsecurity = "/usr/lib/nginx/modules/ngx_http_modsecurity_module.so"
-
 // lookNginx is the path of nginx, or "" after a loud word; NGINX_REQUIRED=1 makes that a failure.
 func lookNginx(t *testing.T) string {
 	t.Helper()
@@ -153,7 +133,7 @@ func lookNginx(t *testing.T) string {
 		if err != nil {
 			continue
 		}
-		if _, err := os.Stat(modsecurity); err == nil {
+		if _, err := os.Stat(plan.ModSecurity); err == nil {
 			return path
 		}
 	}
@@ -203,7 +183,7 @@ func TestAttesterRunsAndItsLineIsCounted(t *testing.T) {
 	all := applied(t, o)
 	filter := only(t, all, "aws_cloudwatch_log_metric_filter")
 	pattern, _ := filter.Values["pattern"].(string)
-	metric := filter.block(t, "metric_transformation")
+	metric := block(t, filter, "metric_transformation")
 
 	binary := filepath.Join(t.TempDir(), "attester")
 	command(t, root, nil, "go", "build", "-o", binary, "./edge/attester")
@@ -218,7 +198,7 @@ func TestAttesterRunsAndItsLineIsCounted(t *testing.T) {
 	// A flag beats its variable: only the addresses of this machine differ from the task.
 	cmd := exec.CommandContext(t.Context(), binary, "-listen", "127.0.0.1:0", "-health-listen", "127.0.0.1:0", "-node-status-url", status.URL)
 	cmd.Env = []string{"ATTESTER_SIGNING_JWKS=" + jwks(t, key)}
-	for name, value := range environment(definitions(t, all)["attester"]) {
+	for name, value := range plan.Environment(definitions(t, all)["attester"]) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	out, err := cmd.StdoutPipe()

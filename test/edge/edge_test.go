@@ -4,10 +4,8 @@
 package edge
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,11 +13,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gruntwork-io/terratest/modules/logger"
 	"github.com/gruntwork-io/terratest/modules/terraform"
 
 	"github.com/wallarm-gate/wallarm-gate/edge/node"
 	"github.com/wallarm-gate/wallarm-gate/evidence"
+	"github.com/wallarm-gate/wallarm-gate/test/edge/plan"
 )
 
 // cliConfig is the Terraform CLI configuration that installs the stand-in; empty: the registry.
@@ -45,14 +43,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	var out, problems bytes.Buffer
-	cmd := exec.Command("go", "run", "github.com/wallarm-gate/wallarm-gate/test/awsschema/standin", "-install", dir)
-	cmd.Stdout, cmd.Stderr = &out, &problems
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "edge: install the schema stand-in: %v\n%s", err, problems.Bytes())
+	if cliConfig, err = plan.InstallStandIn(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "edge:", err)
 		return 1
 	}
-	cliConfig = strings.TrimSpace(out.String())
 	return m.Run()
 }
 
@@ -71,62 +65,23 @@ func needTerraform(t *testing.T) {
 
 const root = "../.."
 
-// copyModule copies edge/terraform and the files of edge/node that it reads, without what an
-// earlier init left there, and returns the module's folder.
+// copyModule copies the module into a folder of the test and returns its own.
 func copyModule(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	for _, part := range []string{"terraform", "node"} {
-		src := filepath.Join(root, "edge", part)
-		err := filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(src, path)
-			if err != nil {
-				return err
-			}
-			to := filepath.Join(dir, part, rel)
-			switch name := d.Name(); {
-			case d.IsDir() && (name == ".terraform" || name == "testdata"):
-				return fs.SkipDir
-			case d.IsDir():
-				return os.MkdirAll(to, 0o755)
-			case name == ".terraform.lock.hcl" || strings.Contains(name, ".tfstate") || strings.HasSuffix(name, ".go"):
-				return nil
-			}
-			b, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			return os.WriteFile(to, b, 0o644)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	dir, err := plan.CopyModule(root, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
-	return filepath.Join(dir, "terraform")
+	return dir
 }
 
-// options runs Terraform in dir; secrets are ephemeral variables, given by the environment.
 func options(dir string, secrets map[string]string) *terraform.Options {
-	env := map[string]string{"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "AWS_EC2_METADATA_DISABLED": "true"}
-	if cliConfig != "" {
-		env["TF_CLI_CONFIG_FILE"] = cliConfig
-	}
-	for name, value := range secrets {
-		env["TF_VAR_"+name] = value
-	}
-	return &terraform.Options{TerraformBinary: "terraform", TerraformDir: dir, EnvVars: env, NoColor: true, Logger: logger.Discard}
+	return plan.Options(cliConfig, dir, secrets)
 }
 
 func setVariables(t *testing.T, dir string, vars map[string]any) {
 	t.Helper()
-	b, err := json.Marshal(vars)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "terraform.tfvars.json"), b, 0o600); err != nil {
+	if err := plan.SetVariables(dir, vars); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -249,11 +204,11 @@ func TestExamples(t *testing.T) {
 
 			o.PlanFilePath = filepath.Join(t.TempDir(), "plan")
 			terraform.PlanContext(t, ctx, o)
-			plan := show(t, o)
-			noSecret(t, "plan, as JSON", plan.raw, e.hidden)
+			planned := show(t, o)
+			noSecret(t, "plan, as JSON", planned.Raw, e.hidden)
 			noSecret(t, "plan file", planFile(t, o.PlanFilePath), e.hidden)
-			checkWiring(t, plan.Planned)
-			if actions := plan.actions(); len(actions) < 20 {
+			checkWiring(t, planned.Planned)
+			if actions := planned.Changes; len(actions) < 20 {
 				t.Errorf("the first plan changes only %d resources", len(actions))
 			}
 
@@ -261,13 +216,13 @@ func TestExamples(t *testing.T) {
 			terraform.ApplyContext(t, ctx, o)
 			o.PlanFilePath = ""
 			state := show(t, o)
-			noSecret(t, "state, as JSON", state.raw, e.hidden)
+			noSecret(t, "state, as JSON", state.Raw, e.hidden)
 			noSecret(t, "state file", readFile(t, filepath.Join(dir, "terraform.tfstate")), e.hidden)
 			checkWiring(t, state.State)
 			checkIAM(t, state.State, e.name == "complete")
 			checkContainers(t, state.State)
 			checkNginx(t, state.State, e.nginx)
-			checkGateway(t, state.output(t, "gate_config"), state.output(t, "chart_values"))
+			checkGateway(t, output(t, state, "gate_config"), output(t, state, "chart_values"))
 			if code := terraform.PlanExitCodeContext(t, ctx, o); code != 0 {
 				t.Errorf("a second plan is not empty: exit code %d", code)
 			}
@@ -281,7 +236,7 @@ func TestExamples(t *testing.T) {
 			setVariables(t, dir, vars)
 			o.PlanFilePath = filepath.Join(t.TempDir(), "change")
 			terraform.PlanContext(t, ctx, o)
-			if got, want := fmt.Sprint(show(t, o).actions()), fmt.Sprint(e.changes); got != want {
+			if got, want := fmt.Sprint(show(t, o).Changes), fmt.Sprint(e.changes); got != want {
 				t.Errorf("the change plans\n%s\nwant\n%s", got, want)
 			}
 			terraform.ApplyContext(t, ctx, o)
@@ -368,7 +323,7 @@ func TestSecretOfTheSameApply(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	secrets := ofType(applied(t, options(dir, nil)), "aws_secretsmanager_secret")
+	secrets := plan.OfType(applied(t, options(dir, nil)), "aws_secretsmanager_secret")
 	if len(secrets) != 1 || secrets[0].Address != "aws_secretsmanager_secret.own" {
 		t.Errorf("secrets after apply: %d, want only the caller's", len(secrets))
 	}

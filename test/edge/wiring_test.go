@@ -8,15 +8,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/wallarm-gate/wallarm-gate/test/edge/plan"
 )
 
 func checkWiring(t *testing.T, all []resource) {
 	t.Helper()
 	service := only(t, all, "aws_ecs_service")
-	if got := service.block(t, "network_configuration")["assign_public_ip"]; got != false {
+	if got := block(t, service, "network_configuration")["assign_public_ip"]; got != false {
 		t.Errorf("tasks get a public address: assign_public_ip is %v", got)
 	}
-	health := only(t, all, "aws_lb_target_group").block(t, "health_check")
+	health := block(t, only(t, all, "aws_lb_target_group"), "health_check")
 	if health["port"] != "8082" || health["path"] != "/readyz" {
 		t.Errorf("the health check asks port %v, path %v; want the attester's 8082, /readyz", health["port"], health["path"])
 	}
@@ -24,13 +26,13 @@ func checkWiring(t *testing.T, all []resource) {
 	if lb.Values["drop_invalid_header_fields"] != true || lb.Values["xff_header_processing_mode"] != "append" {
 		t.Errorf("%s: invalid header fields or X-Forwarded-For are let through as they are", lb.Address)
 	}
-	for _, r := range ofType(all, "aws_vpc_security_group_ingress_rule") {
+	for _, r := range plan.OfType(all, "aws_vpc_security_group_ingress_rule") {
 		open := r.Values["cidr_ipv4"] == "0.0.0.0/0" || r.Values["cidr_ipv6"] == "::/0"
 		if port, _ := r.Values["from_port"].(float64); open && port != 443 && port != 80 {
 			t.Errorf("%s opens port %v to everybody", r.Address, port)
 		}
 	}
-	for _, r := range ofType(all, "aws_security_group") {
+	for _, r := range plan.OfType(all, "aws_security_group") {
 		for _, inline := range []string{"ingress", "egress"} {
 			if rules, _ := r.Values[inline].([]any); len(rules) > 0 {
 				t.Errorf("%s has inline %s rules", r.Address, inline)
@@ -62,7 +64,7 @@ func checkIAM(t *testing.T, all []resource, exec bool) {
 	t.Helper()
 	group, _ := only(t, all, "aws_cloudwatch_log_group").Values["arn"].(string)
 	var stars, secrets []string
-	for _, r := range ofType(all, "aws_iam_role_policy") {
+	for _, r := range plan.OfType(all, "aws_iam_role_policy") {
 		text, _ := r.Values["policy"].(string)
 		d := json.NewDecoder(strings.NewReader(text))
 		var p policy
@@ -99,10 +101,10 @@ func checkIAM(t *testing.T, all []resource, exec bool) {
 			t.Errorf("the execution role may read %q, which is no secret", s)
 		}
 	}
-	if roles := ofType(all, "aws_iam_role"); len(roles) != 2 {
+	if roles := plan.OfType(all, "aws_iam_role"); len(roles) != 2 {
 		t.Errorf("%d roles, want 2", len(roles))
 	}
-	for _, r := range ofType(all, "aws_iam_role") {
+	for _, r := range plan.OfType(all, "aws_iam_role") {
 		trust := fmt.Sprint(r.Values["assume_role_policy"])
 		for _, part := range []string{`"Service":"ecs-tasks.amazonaws.com"`, `"aws:SourceAccount":"123456789012"`, `"aws:SourceArn":"arn:aws:ecs:eu-central-1:123456789012:*"`} {
 			if !strings.Contains(trust, part) {
