@@ -101,7 +101,11 @@ func (c *chain) startGateway(t testing.TB, mode string) (signing string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(socket) })
-	host, err := pluginhost.Start(ctx, pluginhost.Options{Binary: filepath.Join(built, "wallarm-gate"), Prefix: socket, MaxEvents: 100})
+	plugin := filepath.Join(built, "wallarm-gate")
+	host, err := pluginhost.Start(ctx, pluginhost.Options{
+		Binary: plugin, Prefix: socket, MaxEvents: 100,
+		StartCmd: shellLine(bound(syscall.SIGKILL, plugin, "-kong-prefix", socket)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,12 +152,22 @@ func (c *chain) startGateway(t testing.TB, mode string) (signing string) {
 	return keySet(t, key)
 }
 
+// shellLine quotes a command line for sh.
+func shellLine(args []string) string {
+	quoted := make([]string, len(args))
+	for i, arg := range args {
+		quoted[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+	}
+	return strings.Join(quoted, " ")
+}
+
 // startAttester starts the attester before the gateway and waits until it is ready.
 func (c *chain) startAttester(t testing.TB, listen, signing, statusURL string) {
 	t.Helper()
 	health := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	var log bytes.Buffer
-	cmd := exec.Command(filepath.Join(built, "attester"))
+	line := bound(syscall.SIGKILL, filepath.Join(built, "attester"))
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.Env = []string{
 		"ATTESTER_LISTEN=" + listen, "ATTESTER_HEALTH_LISTEN=" + health,

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"runtime"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func FuzzRequest(f *testing.F) {
 	n := start(f, back.addr, false, func(s *Settings) {
 		s.ClientHeaderTimeout, s.ClientBodyTimeout, s.ClientKeepaliveTimeout = "100ms", "100ms", "1ms"
 	})
-	f.Fuzz(func(t *testing.T, raw []byte) {
+	one := func(t *testing.T, raw []byte) {
 		c := n.dial(t, strangeIP)
 		c.Write(raw)
 		// nginx answers, or closes when it has waited. With an answer out it may
@@ -84,7 +85,8 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("two framings: %+v", s.fields)
 			}
 		}
-	})
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) { limited(t, func() { one(t, raw) }) })
 }
 
 // FuzzAttesterToPlugin leaves nginx out, so that any bytes reach the attester, and
@@ -121,7 +123,7 @@ func FuzzAttesterToPlugin(f *testing.F) {
 	c.startAttester(f, listen, signing, "http://"+status)
 
 	send := func(t testing.TB, head, body []byte) pluginhost.Observation {
-		conn, err := net.Dial("tcp", listen)
+		conn, err := net.DialTimeout("tcp", listen, fuzzLimit/2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +141,7 @@ func FuzzAttesterToPlugin(f *testing.F) {
 		return gate["decision"] == "allow"
 	})
 
-	f.Fuzz(func(t *testing.T, head, body []byte) {
+	one := func(t *testing.T, head, body []byte) {
 		o := send(t, head, body)
 		if o.RequestID == "" {
 			return // refused, and the gateway has seen nothing
@@ -162,5 +164,28 @@ func FuzzAttesterToPlugin(f *testing.F) {
 				}
 			}
 		}
-	})
+	}
+	f.Fuzz(func(t *testing.T, head, body []byte) { limited(t, func() { one(t, head, body) }) })
+}
+
+// fuzzLimit is shorter than the ten seconds after which Go ends a fuzzing process
+// without a word.
+const fuzzLimit = 8 * time.Second
+
+// limited runs one input of a fuzz target, and fails it with the stacks of all
+// goroutines if it does not come to an end.
+func limited(t *testing.T, one func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done) // also where a helper ends this goroutine with t.Fatal
+		one()
+	}()
+	limit := time.NewTimer(fuzzLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("not over within %v:\n%s", fuzzLimit, stacks[:runtime.Stack(stacks, true)])
+	}
 }

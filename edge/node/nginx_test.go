@@ -240,7 +240,9 @@ func start(t testing.TB, backend string, waf bool, change func(*Settings)) *ngin
 		n := &nginx{prefix: newPrefix(t, backend, waf, change)}
 		n.install(t)
 		var output bytes.Buffer
-		n.cmd = exec.Command(binary, "-c", filepath.Join(n.dir, "nginx.conf"))
+		// SIGTERM, not SIGKILL: nginx's workers outlive a killed master.
+		line := bound(syscall.SIGTERM, binary, "-c", filepath.Join(n.dir, "nginx.conf"))
+		n.cmd = exec.Command(line[0], line[1:]...)
 		n.cmd.Stdout, n.cmd.Stderr = &output, &output
 		if err := n.cmd.Start(); err != nil {
 			t.Fatal(err)

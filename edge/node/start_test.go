@@ -19,9 +19,10 @@ import (
 	"time"
 )
 
-// TestMain lets the test binary stand in for an nginx that is still loading:
-// see TestStopWhileNginxLoads.
+// TestMain lets the test binary stand in for an nginx that is still loading (see
+// TestStopWhileNginxLoads), and for a program that ends with the tests.
 func TestMain(m *testing.M) {
+	becomeBound()
 	if dir := os.Getenv("FAKE_NGINX"); dir != "" {
 		os.Exit(loadingNginx(dir))
 	}
