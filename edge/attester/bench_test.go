@@ -88,6 +88,7 @@ http { access_log off; keepalive_requests 1000000000;
 		b.Fatal(err)
 	}
 	cmd := exec.Command(binary, "-c", file, "-p", dir, "-e", filepath.Join(dir, "error.log"))
+	endWithTests(cmd)
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
@@ -310,6 +311,7 @@ func BenchmarkMemory(b *testing.B) {
 	}
 	for b.Loop() {
 		cmd := exec.Command(binary)
+		endWithTests(cmd)
 		cmd.Env = environ(map[string]string{
 			"LISTEN": "127.0.0.1:0", "HEALTH_LISTEN": "127.0.0.1:0", "BACKEND_URL": benchGateway(b), "ALLOW_PLAINTEXT": "true",
 			"SIGNING_JWKS": jwks, "NODE_NAME": "n", "NODE_STATUS_URL": status.URL,

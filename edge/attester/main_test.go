@@ -37,6 +37,7 @@ func process(t *testing.T, env map[string]string, args ...string) (*exec.Cmd, ma
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(environ(env), asAttester+"=1")
+	endWithTests(cmd)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

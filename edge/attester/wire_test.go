@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -72,8 +73,8 @@ func FuzzWire(f *testing.F) {
 	url, use, arrived := wireGateway(f)
 	r := start(f, options{backend: url, alg: evidence.AlgHMACSHA256, env: map[string]string{"LOG_LEVEL": "error", "MAX_IDLE_CONNECTIONS": "0"}})
 	use(newGate(r.set, time.Now))
-	f.Fuzz(func(t *testing.T, method, target, host, fields, body string) {
-		conn, err := net.Dial("tcp", r.addr("listen"))
+	one := func(t *testing.T, method, target, host, fields, body string) {
+		conn, err := net.DialTimeout("tcp", r.addr("listen"), fuzzLimit/2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,5 +105,30 @@ func FuzzWire(f *testing.F) {
 			}
 			break
 		}
+	}
+	f.Fuzz(func(t *testing.T, method, target, host, fields, body string) {
+		limited(t, func() { one(t, method, target, host, fields, body) })
 	})
+}
+
+// fuzzLimit is shorter than the ten seconds after which Go ends a fuzzing process
+// without a word.
+const fuzzLimit = 8 * time.Second
+
+// limited runs one input of a fuzz target, and fails it with the stacks of all
+// goroutines if it does not come to an end.
+func limited(t *testing.T, one func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done) // also where a helper ends this goroutine with t.Fatal
+		one()
+	}()
+	limit := time.NewTimer(fuzzLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("not over within %v:\n%s", fuzzLimit, stacks[:runtime.Stack(stacks, true)])
+	}
 }
