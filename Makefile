@@ -12,6 +12,10 @@ BIN := $(CURDIR)/bin
 # What could not run here is collected in this file and printed at the end.
 NOT_RUN := $(BIN)/not-run
 FUZZTIME ?= 60s
+# Where a program is installed, its suites must run.
+REQUIRED = bash .ci/deps --complete nginx && export NGINX_REQUIRED=1; \
+	bash .ci/deps --complete redis && export REDIS_REQUIRED=1; \
+	bash .ci/deps --complete prometheus && export PROMTOOL_REQUIRED=1;
 VERSION ?= 0.1.0
 
 .PHONY: help
@@ -34,6 +38,7 @@ test: ## Run everything that CI runs; says at the end what could not run
 	@mkdir -p $(BIN) && : > $(NOT_RUN)
 	@$(MAKE) deps
 	@$(MAKE) lint
+	@$(MAKE) lint-ci
 	@$(MAKE) test-go
 	@$(MAKE) lint-edge
 	@$(MAKE) test-edge
@@ -57,9 +62,27 @@ $(BIN)/staticcheck: tools/go.mod tools/go.sum
 	@mkdir -p $(BIN)
 	cd tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
 
+.PHONY: lint-ci
+lint-ci: ## The workflow files
+	@$(MAKE) $(BIN)/actionlint
+	$(BIN)/actionlint -shellcheck= -pyflakes=
+
+$(BIN)/actionlint: tools/go.mod tools/go.sum
+	@mkdir -p $(BIN)
+	cd tools && $(GO) build -o $@ github.com/rhysd/actionlint/cmd/actionlint
+
+.PHONY: audit
+audit: ## Known vulnerabilities in what the binaries call; asks vuln.go.dev, or the copy that VULNDB names
+	@$(MAKE) $(BIN)/govulncheck
+	$(BIN)/govulncheck $(if $(VULNDB),-db $(VULNDB)) ./plugin ./edge/attester ./cmd/gatectl
+
+$(BIN)/govulncheck: tools/go.mod tools/go.sum
+	@mkdir -p $(BIN)
+	cd tools && $(GO) build -o $@ golang.org/x/vuln/cmd/govulncheck
+
 .PHONY: test-go
 test-go: ## Unit tests and the suites on real processes, race detector on
-	@if bash .ci/deps --complete; then export NGINX_REQUIRED=1; fi; $(GO) test -race ./...
+	@$(REQUIRED) $(GO) test -race ./...
 
 .PHONY: lint-edge
 lint-edge: ## The edge module: documentation tables, tflint, tfsec
@@ -79,15 +102,14 @@ test-edge: ## The edge module on the schema stand-in: no AWS account, no registr
 		echo "the suites of the edge module (test/edge, edge/terraform/tests): terraform is not installed" >> $(NOT_RUN); fi; \
 	if [ "$${TF_PROVIDER:-}" = registry ]; then \
 		echo "plan and apply of the edge module: TF_PROVIDER=registry only validates, it would call AWS" >> $(NOT_RUN); fi; \
-	if bash .ci/deps --complete; then export NGINX_REQUIRED=1; fi; \
-	cd test && $(GO) vet ./... && $(GO) test ./...
+	$(REQUIRED) cd test && $(GO) vet ./... && $(GO) test ./...
 
 .PHONY: test-chart
 test-chart: ## The chart: rendered, decoded strictly, and run with the real plugin
 	@$(MAKE) $(BIN)/helm
 	@if [ -z "$${KONG_BIN:-}" ]; then echo "the rendered chart in a real Kong: KONG_BIN names none" >> $(NOT_RUN); fi; \
 	if ! command -v curl >/dev/null; then echo "the script of the chart's helm test: curl is not installed" >> $(NOT_RUN); fi; \
-	cd test/chart && $(GO) vet ./... && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test ./...
+	$(REQUIRED) cd test/chart && $(GO) vet ./... && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test ./...
 
 $(BIN)/helm: tools/helm/go.mod tools/helm/go.sum
 	@mkdir -p $(BIN)
@@ -111,10 +133,23 @@ bench: ## Benchmarks: each gives its ratio to a named baseline of the same run
 		/^(FAIL|panic|---)/ { print; failed = 1 } \
 		END { if (trips != "") printf "\nPDK round trips per allowed request: %g\n", trips; exit failed }'
 
+.PHONY: dist
+dist: ## The files of release VERSION in dist/: gatectl for each platform, the chart, the module
+	@$(MAKE) $(BIN)/helm
+	@rm -rf dist && mkdir dist
+	@grep -qx 'version: $(VERSION)' charts/wallarm-gate/Chart.yaml || \
+		{ echo "make dist: charts/wallarm-gate/Chart.yaml is not version $(VERSION)"; exit 1; }
+	@for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' \
+			-o dist/gatectl-$(VERSION)-$${platform%/*}-$${platform#*/} ./cmd/gatectl || exit 1; done
+	$(BIN)/helm package --destination dist charts/wallarm-gate
+	@# The module reads ../node: both folders, at their places.
+	git archive --format=tar.gz --prefix=wallarm-gate-edge-$(VERSION)/ -o dist/wallarm-gate-edge-$(VERSION).tar.gz HEAD LICENSE edge/terraform edge/node
+
 .PHONY: report
 report: ## Say what the last test run left out
 	@if [ -s $(NOT_RUN) ]; then printf '\n=== NOT RUN HERE ===\n'; sed 's/^/  - /' $(NOT_RUN); else printf '\nEverything ran.\n'; fi
 
 .PHONY: clean
-clean: ## Remove bin/
-	rm -rf $(BIN)
+clean: ## Remove bin/ and dist/
+	rm -rf $(BIN) dist
