@@ -113,3 +113,17 @@ output "chart_values" {
     }
   }) : null
 }
+
+output "dashboard_name" {
+  description = "Name of the dashboard; null without one."
+  value       = one(aws_cloudwatch_dashboard.this[*].dashboard_name)
+}
+
+output "dashboard_url" {
+  description = "Where the dashboard is in AWS's console; null without one."
+  value = one([for d in aws_cloudwatch_dashboard.this : format("https://%s.console.%s/cloudwatch/home?region=%s#dashboards/dashboard/%s",
+    local.region,
+    lookup({ aws-cn = "amazonaws.cn", aws-us-gov = "amazonaws-us-gov.com" }, local.partition, "aws.amazon.com"),
+    local.region, d.dashboard_name,
+  )])
+}

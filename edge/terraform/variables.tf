@@ -1008,7 +1008,7 @@ variable "log_kms_key_arn" {
 }
 
 variable "autoscaling" {
-  description = "Bounds and targets of autoscaling: percent of CPU and memory, and requests per task and minute. A target of 0 is not used."
+  description = "Bounds and targets of autoscaling: percent of CPU and memory, and requests per task and minute. A target of 0 is not used. Each entry of `schedules` sets other bounds at its time: `cron(…)`, `rate(…)` or `at(…)`, in an IANA `timezone`."
   type = object({
     enabled                    = optional(bool, true)
     min_capacity               = optional(number, 2)
@@ -1018,13 +1018,19 @@ variable "autoscaling" {
     requests_per_target_minute = optional(number, 0)
     scale_in_cooldown          = optional(number, 300)
     scale_out_cooldown         = optional(number, 60)
+    schedules = optional(map(object({
+      schedule     = string
+      timezone     = optional(string, "UTC")
+      min_capacity = number
+      max_capacity = number
+    })), {})
   })
   default  = {}
   nullable = false
 
   validation {
-    condition     = var.autoscaling.min_capacity >= 1 && var.autoscaling.min_capacity <= var.autoscaling.max_capacity
-    error_message = "autoscaling: min_capacity must be at least 1 and at most max_capacity."
+    condition     = alltrue([for c in [var.autoscaling.min_capacity, var.autoscaling.max_capacity] : c >= 1 && c <= 5000 && floor(c) == c]) && var.autoscaling.min_capacity <= var.autoscaling.max_capacity
+    error_message = "autoscaling: min_capacity and max_capacity must be whole numbers from 1 to 5000 (what ECS allows a service), min_capacity at most max_capacity."
   }
 
   validation {
@@ -1035,6 +1041,45 @@ variable "autoscaling" {
   validation {
     condition     = !var.autoscaling.enabled || anytrue([for t in [var.autoscaling.cpu_target, var.autoscaling.memory_target, var.autoscaling.requests_per_target_minute] : t > 0])
     error_message = "autoscaling needs at least one target, or enabled = false."
+  }
+
+  validation {
+    condition     = length(var.autoscaling.schedules) == 0 || var.autoscaling.enabled
+    error_message = "autoscaling: schedules need enabled = true; there are no bounds to set without it."
+  }
+
+  validation {
+    condition     = length(var.autoscaling.schedules) <= 200
+    error_message = "autoscaling: at most 200 schedules; AWS allows a service no more."
+  }
+
+  validation {
+    condition     = alltrue([for k in keys(var.autoscaling.schedules) : can(regex("^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", k))])
+    error_message = "autoscaling: the name of a schedule must be 1 to 64 letters, digits, hyphens and underscores, the first of them a letter or digit."
+  }
+
+  validation {
+    condition     = alltrue([for s in var.autoscaling.schedules : alltrue([for c in [s.min_capacity, s.max_capacity] : c >= 1 && c <= 5000 && floor(c) == c]) && s.min_capacity <= s.max_capacity])
+    error_message = "autoscaling: min_capacity and max_capacity of a schedule must be whole numbers from 1 to 5000, min_capacity at most max_capacity."
+  }
+
+  validation {
+    condition = alltrue([for s in var.autoscaling.schedules : anytrue([
+      can(regex("^rate\\((1 (minute|hour|day)|([2-9]|[1-9][0-9]{1,3}) (minutes|hours|days))\\)$", s.schedule)),
+      can(regex("^at\\([0-9T:-]{19}\\)$", s.schedule)) && can(timeadd("${substr(s.schedule, 3, 19)}Z", "0s")),
+      can(regex(local.cron, s.schedule)),
+    ])])
+    error_message = "autoscaling: schedule must be rate(5 minutes) or rate(1 hour), at(2026-12-24T08:00:00), or cron(minutes hours day-of-month month day-of-week year) with ? for exactly one of the two days, such as cron(0 7 ? * MON-FRI *)."
+  }
+
+  validation {
+    condition     = alltrue([for s in var.autoscaling.schedules : can(regex("^[A-Za-z]+(/[A-Za-z0-9_+-]+){0,2}$", s.timezone))])
+    error_message = "autoscaling: timezone must be the name of an IANA time zone, such as Europe/Berlin or UTC."
+  }
+
+  validation {
+    condition     = alltrue([for s in var.autoscaling.schedules : !startswith(s.schedule, "rate(") || s.timezone == "UTC"])
+    error_message = "autoscaling: a rate has no timezone; it counts for cron and at only."
   }
 }
 
@@ -1060,4 +1105,11 @@ variable "alarms" {
     condition     = alltrue([for n in [var.alarms.target_5xx_count, var.alarms.alb_5xx_count, var.alarms.latency_p99] : n > 0]) && var.alarms.cpu_percent > 0 && var.alarms.cpu_percent <= 100
     error_message = "alarms: thresholds must be above 0, cpu_percent at most 100."
   }
+}
+
+variable "dashboard" {
+  description = "Whether to make a CloudWatch dashboard of the edge. AWS bills each dashboard beyond an account's first three."
+  type        = bool
+  default     = false
+  nullable    = false
 }

@@ -84,8 +84,51 @@ run "no_scaling" {
   }
 
   assert {
-    condition     = length(aws_appautoscaling_target.this) + length(aws_appautoscaling_policy.this) == 0
+    condition     = length(aws_appautoscaling_target.this) + length(aws_appautoscaling_policy.this) + length(aws_appautoscaling_scheduled_action.this) + length(terraform_data.scaling_bounds) == 0
     error_message = "none"
+  }
+}
+
+run "scaling_on_schedule" {
+  command = plan
+
+  variables {
+    autoscaling = {
+      schedules = {
+        day   = { schedule = "cron(0 7 ? * MON-FRI *)", timezone = "Europe/Berlin", min_capacity = 6, max_capacity = 30 }
+        night = { schedule = "cron(0 20 * * ? *)", timezone = "Europe/Berlin", min_capacity = 2, max_capacity = 10 }
+        sale  = { schedule = "at(2026-11-27T06:00:00)", min_capacity = 20, max_capacity = 60 }
+        floor = { schedule = "rate(12 hours)", min_capacity = 2, max_capacity = 10 }
+      }
+    }
+  }
+
+  assert {
+    condition     = { for k, a in aws_appautoscaling_scheduled_action.this : k => [a.name, a.schedule, coalesce(a.timezone, "none"), a.scalable_target_action[0].min_capacity, a.scalable_target_action[0].max_capacity] } == { day = ["edge-day", "cron(0 7 ? * MON-FRI *)", "Europe/Berlin", "6", "30"], night = ["edge-night", "cron(0 20 * * ? *)", "Europe/Berlin", "2", "10"], sale = ["edge-sale", "at(2026-11-27T06:00:00)", "UTC", "20", "60"], floor = ["edge-floor", "rate(12 hours)", "none", "2", "10"] }
+    error_message = "an action each, a rate without a timezone"
+  }
+
+  assert {
+    condition     = alltrue([for a in aws_appautoscaling_scheduled_action.this : a.resource_id == aws_appautoscaling_target.this[0].resource_id && a.service_namespace == "ecs" && a.scalable_dimension == "ecs:service:DesiredCount"])
+    error_message = "of the service"
+  }
+}
+
+run "cron" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = {
+      steps   = { schedule = "cron(0/15 8-18/2 ? JAN,MAR-MAY 2-6 2026-2030)", min_capacity = 2, max_capacity = 10 }
+      last    = { schedule = "cron(59 23 L * ? *)", min_capacity = 2, max_capacity = 10 }
+      workday = { schedule = "cron(0 6,18 15W,LW * ? *)", min_capacity = 2, max_capacity = 10 }
+      nth     = { schedule = "cron(0 0 ? 12 SUN#2,6L *)", min_capacity = 2, max_capacity = 10 }
+    } }
+  }
+
+  assert {
+    condition     = length(aws_appautoscaling_scheduled_action.this) == 4
+    error_message = "every form of AWS's cron"
   }
 }
 
@@ -136,5 +179,93 @@ run "no_alarms" {
   assert {
     condition     = length(aws_cloudwatch_metric_alarm.this) == 0
     error_message = "none"
+  }
+}
+
+run "no_dashboard" {
+  command = plan
+
+  assert {
+    condition     = length(aws_cloudwatch_dashboard.this) == 0 && output.dashboard_name == null && output.dashboard_url == null
+    error_message = "none unless asked for"
+  }
+}
+
+run "dashboard" {
+  command = plan
+
+  variables {
+    dashboard = true
+  }
+
+  assert {
+    condition     = output.dashboard_name == "edge-eu-central-1" && output.dashboard_url == "https://eu-central-1.console.aws.amazon.com/cloudwatch/home?region=eu-central-1#dashboards/dashboard/edge-eu-central-1"
+    error_message = "a name of its region: dashboards belong to the account"
+  }
+
+  assert {
+    condition     = [for w in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : w.type] == ["alarm", "metric", "metric", "metric", "metric", "metric", "metric", "metric", "log"]
+    error_message = "the alarms, seven graphs, the log"
+  }
+
+  assert {
+    condition     = length(jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets[0].properties.alarms) == 7
+    error_message = "every alarm"
+  }
+
+  assert {
+    condition     = alltrue([for m in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets[6].properties.metrics : m[0] == aws_cloudwatch_log_metric_filter.inspection[0].metric_transformation[0].namespace && m[1] == aws_cloudwatch_log_metric_filter.inspection[0].metric_transformation[0].name])
+    error_message = "graph and filter speak of the same metric"
+  }
+}
+
+run "dashboard_without_alarms" {
+  command = plan
+
+  variables {
+    dashboard = true
+    alarms    = { enabled = false }
+  }
+
+  assert {
+    condition     = [for w in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : "${w.type} ${w.y}"] == ["metric 0", "metric 0", "metric 6", "metric 6", "metric 12", "metric 12", "metric 18", "log 18"]
+    error_message = "the graphs alone, from the top"
+  }
+}
+
+run "dashboard_of_nothing" {
+  command = plan
+
+  variables {
+    create    = false
+    dashboard = true
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_dashboard.this) == 0 && output.dashboard_url == null
+    error_message = "none"
+  }
+}
+
+run "dashboard_in_china" {
+  command = plan
+
+  variables {
+    dashboard = true
+  }
+
+  override_data {
+    target = data.aws_partition.current[0]
+    values = { partition = "aws-cn", dns_suffix = "amazonaws.com.cn" }
+  }
+
+  override_data {
+    target = data.aws_region.current[0]
+    values = { region = "cn-north-1" }
+  }
+
+  assert {
+    condition     = output.dashboard_url == "https://cn-north-1.console.amazonaws.cn/cloudwatch/home?region=cn-north-1#dashboards/dashboard/edge-cn-north-1"
+    error_message = "its own console"
   }
 }

@@ -704,6 +704,216 @@ run "scaling_without_target" {
   expect_failures = [var.autoscaling]
 }
 
+run "scaling_beyond_ecs" {
+  command = plan
+
+  variables {
+    autoscaling = { max_capacity = 5001 }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "half_a_task" {
+  command = plan
+
+  variables {
+    autoscaling = { min_capacity = 1.5 }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "schedule_without_scaling" {
+  command = plan
+
+  variables {
+    autoscaling = { enabled = false, schedules = { x = { schedule = "rate(1 hour)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "too_many_schedules" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { for i in range(201) : "x${i}" => { schedule = "rate(1 hour)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "schedule_name" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { "a:b" = { schedule = "rate(1 hour)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "schedule_to_nothing" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "rate(1 hour)", min_capacity = 0, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "schedule_upside_down" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "rate(1 hour)", min_capacity = 10, max_capacity = 2 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "schedule_beyond_ecs" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "rate(1 hour)", min_capacity = 2, max_capacity = 5001 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "cron_of_unix" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "cron(0 7 * * 1-5)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "cron_with_both_days" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "cron(0 7 1 * MON *)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "cron_without_a_day" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "cron(0 7 ? * ? *)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "cron_minute_60" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "cron(60 7 ? * MON *)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "cron_hour_24" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "cron(0 24 ? * MON *)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "cron_day_of_week_0" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "cron(0 7 ? * 0 *)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "rate_of_1_hours" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "rate(1 hours)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "rate_of_seconds" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "rate(30 seconds)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "at_no_date" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "at(2026-02-30T08:00:00)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "at_with_a_zone" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "at(2026-12-24T08:00:00Z)", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "no_schedule" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "every morning", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "timezone" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "cron(0 7 ? * MON *)", timezone = "+01:00", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
+run "rate_with_timezone" {
+  command = plan
+
+  variables {
+    autoscaling = { schedules = { x = { schedule = "rate(1 hour)", timezone = "Europe/Berlin", min_capacity = 2, max_capacity = 10 } } }
+  }
+
+  expect_failures = [var.autoscaling]
+}
+
 run "alarm_topic" {
   command = plan
 

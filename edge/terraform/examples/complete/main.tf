@@ -1,4 +1,5 @@
-# Everything on: an own VPC with NAT, keys, alarms, scaling, DNS, secrets by value.
+# Everything on: an own VPC with NAT, keys, alarms, a dashboard, scaling by load and by the clock,
+# DNS, secrets by value.
 
 module "edge" {
   source = "../.."
@@ -59,6 +60,11 @@ module "edge" {
     min_capacity               = 2
     max_capacity               = 20
     requests_per_target_minute = 12000
+    schedules = {
+      day   = { schedule = "cron(0 7 ? * MON-FRI *)", timezone = "Europe/Berlin", min_capacity = 6, max_capacity = 20 }
+      night = { schedule = "cron(0 20 * * ? *)", timezone = "Europe/Berlin", min_capacity = 2, max_capacity = 10 }
+    }
   }
-  alarms = { topic_arns = [aws_sns_topic.alarms.arn], latency_p99 = 2 }
+  alarms    = { topic_arns = [aws_sns_topic.alarms.arn], latency_p99 = 2 }
+  dashboard = true
 }

@@ -12,3 +12,8 @@ output "chart_values" {
   description = "Values for charts/wallarm-gate."
   value       = module.edge.chart_values
 }
+
+output "dashboard_url" {
+  description = "Where the dashboard is."
+  value       = module.edge.dashboard_url
+}
