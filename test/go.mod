@@ -6,6 +6,7 @@ replace github.com/wallarm-gate/wallarm-gate => ../
 
 require (
 	github.com/aws/aws-sdk-go-v2/service/ecs v1.78.1
+	github.com/coder/websocket v1.8.15
 	github.com/gruntwork-io/terratest v1.0.1
 	github.com/hashicorp/terraform-plugin-go v0.31.0
 	github.com/moby/buildkit v0.34.2
@@ -13,9 +14,11 @@ require (
 	github.com/wallarm-gate/wallarm-gate v0.0.0-00010101000000-000000000000
 	github.com/zclconf/go-cty v1.20.0
 	go.yaml.in/yaml/v3 v3.0.6
+	golang.org/x/net v0.62.0
 )
 
 require (
+	github.com/Kong/go-pdk v0.11.2 // indirect
 	github.com/agext/levenshtein v1.2.3 // indirect
 	github.com/apparentlymart/go-textseg/v15 v15.0.0 // indirect
 	github.com/apparentlymart/go-textseg/v17 v17.0.1 // indirect
@@ -62,7 +65,6 @@ require (
 	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/mod v0.41.0 // indirect
-	golang.org/x/net v0.62.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
