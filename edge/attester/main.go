@@ -134,9 +134,9 @@ func newAttester(s *settings, log *slog.Logger, c clock) (*attester, error) {
 	a.watcher = newWatcher(s, log, a.metrics, c)
 	a.ready = &readiness{watcher: a.watcher, keys: a.keys}
 	a.metrics.watch(a.watcher, a.keys, a.pool)
-	a.proxy = newProxy(s, &signingTransport{
-		pool: a.pool, keys: a.keys, node: s.nodeName,
-		inspection: a.watcher.inspection, wall: c.wall, metrics: a.metrics,
+	a.proxy = newProxy(s, &sender{
+		pool: a.pool, keys: a.keys, node: s.nodeName, inspection: a.watcher.inspection,
+		wall: c.wall, metrics: a.metrics, responseTimeout: s.responseTimeout,
 	}, log, a.metrics, c.elapsed)
 	return a, nil
 }

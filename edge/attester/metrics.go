@@ -77,7 +77,7 @@ func newMetrics() *metrics {
 	for _, kind := range []string{errorDial, errorTimeout, errorBroken, errorSign} {
 		m.backendErrors.WithLabelValues(kind)
 	}
-	for _, reason := range []string{refusedTarget, refusedHost, refusedStatement} {
+	for _, reason := range []string{refusedTarget, refusedHost, refusedStatement, refusedBody} {
 		m.refused.WithLabelValues(reason)
 	}
 	m.registry.MustRegister(m.requests, m.refused, m.inFlight, m.backendSeconds, m.signSeconds, m.backendErrors,

@@ -2,27 +2,22 @@ package main
 
 import (
 	"context"
-	"errors"
-	"io"
+	"crypto/tls"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// The connections to the gateway. http.Transport's own pool re-sends a request
-// by itself when an idle connection breaks, which would present one nonce
-// twice, and knows no largest age; so the attester keeps the connections
-// (http.ClientConn) itself.
+// The connections to the gateway that wait for a request. http.Transport's own
+// pool re-sends a request by itself when an idle connection breaks, which would
+// present one nonce twice, and knows no largest age.
 
 // pool keeps idle connections to one address, the last used on top. It is safe
 // for concurrent use.
 type pool struct {
-	transport   *http.Transport
-	scheme      string
-	address     string // host:port
+	address     string                     // host:port
+	tls         atomic.Pointer[tls.Config] // nil: plain HTTP; a new one ends the connections of the old one
 	dialTimeout time.Duration
 	idleTimeout time.Duration
 	maxAge      time.Duration // 0: no limit
@@ -34,66 +29,6 @@ type pool struct {
 	mu     sync.Mutex
 	idle   []*backendConn
 	closed bool
-}
-
-// backendConn is one connection, held by one request or by the pool.
-type backendConn struct {
-	*http.ClientConn
-	socket    *socket
-	expires   time.Duration // 0: never
-	idleSince time.Duration
-	reused    bool
-}
-
-// socket is a TCP connection that counts what has been written to it, TLS
-// records included: nothing written means that nothing can have arrived.
-type socket struct {
-	*net.TCPConn
-	written atomic.Int64
-	open    *atomic.Int64
-	once    sync.Once
-}
-
-func (s *socket) Write(p []byte) (int, error) {
-	n, err := s.TCPConn.Write(p)
-	s.written.Add(int64(n))
-	return n, err
-}
-
-func (s *socket) ReadFrom(r io.Reader) (int64, error) {
-	n, err := s.TCPConn.ReadFrom(r)
-	s.written.Add(n)
-	return n, err
-}
-
-func (s *socket) Close() error {
-	s.once.Do(func() { s.open.Add(-1) })
-	return s.TCPConn.Close()
-}
-
-// dialed carries the socket from the transport's DialContext back to the pool.
-type dialed struct{ socket *socket }
-
-type dialedKey struct{}
-
-// dial is the DialContext of the pool's transport.
-func (p *pool) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Timeout: p.dialTimeout}
-	c, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		c.Close()
-		return nil, errors.New("not a TCP connection")
-	}
-	s := &socket{TCPConn: tcp, open: &p.open}
-	p.open.Add(1)
-	if d, ok := ctx.Value(dialedKey{}).(*dialed); ok {
-		d.socket = s
-	}
-	return s, nil
 }
 
 // get returns an idle connection, or a new one if there is none or fresh is
@@ -110,7 +45,7 @@ func (p *pool) get(ctx context.Context, fresh bool) (*backendConn, error) {
 		p.idle[n-1] = nil
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		if p.usable(c) {
+		if p.mayServe(c) && c.socket.isQuiet() {
 			c.reused = true
 			return c, nil
 		}
@@ -119,12 +54,10 @@ func (p *pool) get(ctx context.Context, fresh bool) (*backendConn, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, p.dialTimeout)
 	defer cancel()
-	var d dialed
-	cc, err := p.transport.NewClientConn(context.WithValue(ctx, dialedKey{}, &d), p.scheme, p.address)
+	c, err := dial(ctx, p.address, p.tls.Load(), &p.open)
 	if err != nil {
 		return nil, err
 	}
-	c := &backendConn{ClientConn: cc, socket: d.socket}
 	if p.maxAge > 0 {
 		// The ages differ by up to a tenth, so that connections that were
 		// opened together are not all opened anew together.
@@ -133,18 +66,17 @@ func (p *pool) get(ctx context.Context, fresh bool) (*backendConn, error) {
 	return c, nil
 }
 
-// usable reports whether c may take one more request.
-func (p *pool) usable(c *backendConn) bool {
+// mayServe reports whether c may take one more request, as far as the pool knows.
+func (p *pool) mayServe(c *backendConn) bool {
 	now := p.elapsed()
-	return c.Err() == nil && c.Available() > 0 &&
-		(c.expires == 0 || now < c.expires) && now-c.idleSince < p.idleTimeout
+	return (c.expires == 0 || now < c.expires) && now-c.idleSince < p.idleTimeout && c.config == p.tls.Load()
 }
 
-// put gives back a connection whose response has been read to its end. One that
-// is still busy, too old or one too many is closed.
+// put gives back a connection whose answer has been read to its end. One that is
+// too old or one too many is closed.
 func (p *pool) put(c *backendConn) {
 	c.idleSince = p.elapsed()
-	if p.usable(c) {
+	if c.reusable() && p.mayServe(c) {
 		p.mu.Lock()
 		if !p.closed && len(p.idle) < p.maxIdle {
 			p.idle = append(p.idle, c)
@@ -162,7 +94,7 @@ func (p *pool) sweep() {
 	var dead []*backendConn
 	kept := p.idle[:0]
 	for _, c := range p.idle {
-		if p.usable(c) {
+		if p.mayServe(c) && c.socket.isQuiet() {
 			kept = append(kept, c)
 		} else {
 			dead = append(dead, c)
@@ -187,42 +119,11 @@ func (p *pool) close() {
 	}
 }
 
-// probe reports whether the gateway accepts a connection, TLS included. The
-// connection goes into the pool.
+// probe reports whether the gateway accepts a connection, TLS included.
 func (p *pool) probe(ctx context.Context) error {
 	c, err := p.get(ctx, true)
 	if err != nil {
 		return err
 	}
-	p.put(c)
-	return nil
-}
-
-// pooledBody gives its connection back when the response has been read, and
-// closes it when the reader stops before that.
-type pooledBody struct {
-	io.ReadCloser
-	pool *pool
-	conn *backendConn
-	done atomic.Bool
-}
-
-func (b *pooledBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.release()
-	}
-	return n, err
-}
-
-func (b *pooledBody) Close() error {
-	err := b.ReadCloser.Close()
-	b.release()
-	return err
-}
-
-func (b *pooledBody) release() {
-	if !b.done.Swap(true) {
-		b.pool.put(b.conn)
-	}
+	return c.Close()
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,9 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,42 +19,44 @@ import (
 	"github.com/wallarm-gate/wallarm-gate/evidence"
 )
 
-// The proxy: admit or refuse, then hand over to httputil.ReverseProxy with the
-// signing transport below it.
+// The proxy: admit or refuse, send, and pass the answer on.
 
 // proxy is the http.Handler of the node's side.
 type proxy struct {
-	scheme, host string // of the gateway
-	reverse      *httputil.ReverseProxy
-	log          *slog.Logger
-	metrics      *metrics
-	elapsed      func() time.Duration
-	refusals     throttle
-	failures     throttle
+	backend    backend
+	earlyHints bool
+	log        *slog.Logger
+	metrics    *metrics
+	elapsed    func() time.Duration
+	refusals   throttle
+	failures   throttle
 
 	active   atomic.Int64 // requests and upgraded connections
 	lastSeen atomic.Int64 // elapsed time at which the last request ended
 }
 
-// exchange is what the proxy knows about one request. It travels in the context.
+// backend sends requests to the gateway. It is a sender but in tests.
+type backend interface {
+	send(w http.ResponseWriter, r *http.Request, x *exchange, interim func(*http.Response)) (*answer, error)
+}
+
+// exchange is what the proxy knows about one request.
 type exchange struct {
 	evidence evidence.Message
 	code     int
-	body     *watchedBody // nil: the request has none
+	body     *requestBody // nil: the request has none
+	upgrade  string       // the protocol that the request asks for
+	trailer  []string     // the trailer fields that go on
+	head     []byte       // as appendHead made it; the space behind it is for the evidence
 }
 
-// watchedBody notes that a request's body has been read to its end.
-type watchedBody struct {
-	io.ReadCloser
-	ended atomic.Bool
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.ended.Store(true)
+// complete returns the head with the evidence, until it is called again.
+func (x *exchange) complete() ([]byte, error) {
+	head, err := appendEvidence(x.head, &x.evidence)
+	if err == nil {
+		x.head = head[:len(x.head)] // the space that it took stays
 	}
-	return n, err
+	return head, err
 }
 
 // lastOf ends the connection with this answer where the request's body has not
@@ -62,35 +64,16 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 // in full duplex it no longer knows how much of the body that is: a part of a
 // body must never be read, signed and sent on as a request.
 func (x *exchange) lastOf(h http.Header) {
-	if x.body != nil && !x.body.ended.Load() {
+	if x.body != nil && (x.body.cut || !x.body.ended.Load()) {
 		h.Set("Connection", "close")
 	}
 }
 
-type exchangeKey struct{}
-
-func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
-
-func newProxy(s *settings, transport http.RoundTripper, log *slog.Logger, m *metrics, elapsed func() time.Duration) *proxy {
-	p := &proxy{
-		scheme: s.backend.Scheme, host: s.backend.Host,
-		log: log, metrics: m, elapsed: elapsed,
+func newProxy(s *settings, b backend, log *slog.Logger, m *metrics, elapsed func() time.Duration) *proxy {
+	return &proxy{
+		backend: b, earlyHints: s.earlyHints, log: log, metrics: m, elapsed: elapsed,
 		refusals: throttle{elapsed: elapsed}, failures: throttle{elapsed: elapsed},
 	}
-	p.reverse = &httputil.ReverseProxy{
-		Rewrite:        p.rewrite,
-		Transport:      transport,
-		ModifyResponse: p.response,
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			p.fail(w, r, exchangeOf(r.Context()), err)
-		},
-		ErrorLog:   serverLog(log),
-		BufferPool: &copyBuffers{},
-		// Bodies of unknown length and event streams are flushed at once; a slow
-		// body of a known length within this time.
-		FlushInterval: 50 * time.Millisecond,
-	}
-	return p
 }
 
 // The reasons for a refusal, as labels of the metric.
@@ -98,6 +81,7 @@ const (
 	refusedTarget    = "target"
 	refusedHost      = "host"
 	refusedStatement = "statement"
+	refusedBody      = "body"
 )
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -139,73 +123,125 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Without this net/http reads the request's body to its end before it
 		// writes the first byte of an answer; a gateway may answer earlier.
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-			p.fail(w, r, x, err)
+			p.fail(w, x, err)
 			return
 		}
-		x.body = &watchedBody{ReadCloser: r.Body}
-		r.Body = x.body
+		x.body = &requestBody{Reader: r.Body}
 	}
 	x.evidence.Method, x.evidence.Authority, x.evidence.Target = r.Method, host, r.RequestURI
-	p.reverse.ServeHTTP(finalWriter{w}, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+	p.forward(w, r, x)
 }
 
-// finalWriter drops interim answers (1xx) of the gateway. nginx before 1.29, which
-// is in front, takes one for the answer, and what follows for the next one's.
-// net/http writes the 100 that a client asks for by itself.
-type finalWriter struct{ http.ResponseWriter }
-
-func (w finalWriter) WriteHeader(code int) {
-	if code >= 200 || code == http.StatusSwitchingProtocols {
-		w.ResponseWriter.WriteHeader(code)
+// forward sends an admitted request, and passes the answer on.
+func (p *proxy) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
+	buffer := heads.Get().(*[]byte)
+	defer func() {
+		if cap(x.head) <= maxKeptHead {
+			*buffer = x.head[:0]
+		}
+		heads.Put(buffer)
+	}()
+	var err error
+	if x.head, err = x.appendHead((*buffer)[:0], r); err != nil {
+		p.fail(w, x, err)
+		return
 	}
-}
-
-// Unwrap lets http.ResponseController reach what is below.
-func (w finalWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// rewrite makes the request that goes to the gateway. The evidence comes later,
-// with each attempt.
-func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
-	out := pr.Out
-	out.URL.Scheme, out.URL.Host = p.scheme, p.host
-	out.URL.RawQuery = pr.In.URL.RawQuery // ReverseProxy drops parameters with ';' or a bad '%'
-	out.Host = exchangeOf(pr.In.Context()).evidence.Authority
-	for _, name := range forwardingFields {
-		if values := pr.In.Header[name]; values != nil {
-			out.Header[name] = values
+	a, err := p.backend.send(w, r, x, func(res *http.Response) { p.interim(w, r, x, res) })
+	if err != nil {
+		p.fail(w, x, err)
+		return
+	}
+	whole, ended := false, false
+	end := func() {
+		if !ended {
+			ended = true
+			a.end(whole)
 		}
 	}
-	removeEvidence(out.Header)
-	removeEvidence(out.Trailer)
-	if len(out.Trailer) > 0 {
-		out.Body = &trailerBody{ReadCloser: out.Body, from: pr.In.Trailer, to: out.Trailer}
+	defer end() // also if this panics
+	x.code = a.StatusCode
+	if a.StatusCode == http.StatusSwitchingProtocols {
+		if err := upgrade(w, r, a); err != nil {
+			p.log.Debug("upgraded connection", "error", err.Error(), "request_id", x.evidence.RequestID)
+		}
+		return
+	}
+
+	h := w.Header()
+	copyAnswerHeader(h, a.Header)
+	x.lastOf(h)
+	announced := make([]string, 0, 4)
+	for name := range a.Trailer {
+		announced = append(announced, name)
+	}
+	if len(announced) > 0 {
+		h.Set("Trailer", strings.Join(announced, ", "))
+	}
+	w.WriteHeader(a.StatusCode)
+	if a.Body == http.NoBody {
+		whole = true
+		return
+	}
+	if err := copyAnswer(w, a.Body); err != nil {
+		// Ends the connection: half an answer must not look whole.
+		panic(http.ErrAbortHandler)
+	}
+	whole = true
+	end() // before the client has the end, which may be followed by its next request
+	if len(a.Trailer) == 0 {
+		return
+	}
+	// Trailer fields need chunks, whatever the length of the body.
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	for name, values := range a.Trailer {
+		if !slices.Contains(announced, name) {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
 	}
 }
 
-// trailerBody copies the announced trailer fields once the body has been read:
-// ReverseProxy forwards their names only.
-type trailerBody struct {
-	io.ReadCloser
-	from, to http.Header
-}
-
-func (b *trailerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		for name := range b.to {
-			b.to[name] = b.from[name]
+// copyAnswer passes a body on. Each piece goes out at once, unless it is the last
+// one, which the end of the answer takes along.
+func copyAnswer(w http.ResponseWriter, body io.Reader) error {
+	buffer := copyBuffers.Get().(*[copyBufferSize]byte)
+	defer copyBuffers.Put(buffer)
+	for {
+		n, err := body.Read(buffer[:])
+		if n > 0 {
+			if _, err := w.Write(buffer[:n]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			return err
 		}
 	}
-	return n, err
 }
 
-func (p *proxy) response(res *http.Response) error {
-	x := exchangeOf(res.Request.Context())
-	x.code = res.StatusCode
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		x.lastOf(res.Header)
+// interim passes Early Hints (RFC 8297) on if it may. Any other interim answer
+// ends here, and so does each one by default: nginx before 1.29, which is in
+// front, takes one for the answer, and what follows for the next one's. net/http
+// writes the 100 that a client asks for by itself.
+func (p *proxy) interim(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Response) {
+	if !p.earlyHints || res.StatusCode != http.StatusEarlyHints || !r.ProtoAtLeast(1, 1) {
+		return
 	}
-	return nil
+	if r.Header["Expect"] != nil && x.body != nil && !x.body.ended.Load() {
+		return // net/http may be writing its 100
+	}
+	h := w.Header()
+	copyAnswerHeader(h, res.Header)
+	w.WriteHeader(res.StatusCode)
+	clear(h)
 }
 
 // The kinds of a failure, as labels of the metric.
@@ -220,16 +256,23 @@ const (
 const statusClientGone = 499
 
 // fail answers for a gateway that did not.
-func (p *proxy) fail(w http.ResponseWriter, r *http.Request, x *exchange, err error) {
+func (p *proxy) fail(w http.ResponseWriter, x *exchange, err error) {
 	var notSigned errNotSigned
+	var body errBody
 	var op *net.OpError
 	kind, code, detail := errorBroken, http.StatusBadGateway, "The gateway did not answer."
 	switch {
 	case errors.As(err, &notSigned):
 		kind, code, detail = errorSign, http.StatusServiceUnavailable, "The request could not be signed."
-	case r.Context().Err() != nil:
-		x.code = statusClientGone
-		w.WriteHeader(statusClientGone)
+	case errors.Is(err, errClientGone):
+		p.gone(w, x)
+		return
+	case errors.As(err, &body):
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) {
+			p.gone(w, x)
+			return
+		}
+		p.refuse(w, x, refusedBody, http.StatusBadRequest, errors.New("has a body that is malformed"))
 		return
 	case isTimeout(err):
 		kind, code, detail = errorTimeout, http.StatusGatewayTimeout, "The gateway did not answer in time."
@@ -242,6 +285,13 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, x *exchange, err er
 			"request_id", x.evidence.RequestID, "suppressed", suppressed)
 	}
 	p.problem(w, x, code, detail)
+}
+
+// gone ends the request of a client that went away.
+func (p *proxy) gone(w http.ResponseWriter, x *exchange) {
+	x.code = statusClientGone
+	x.lastOf(w.Header())
+	w.WriteHeader(statusClientGone)
 }
 
 // refuse answers a request that must not be forwarded.
@@ -296,13 +346,12 @@ func (x *exchange) requestID() string {
 }
 
 // copyBuffers lends the buffers with which bodies are copied.
-type copyBuffers struct{ pool sync.Pool }
+var copyBuffers = sync.Pool{New: func() any { return new([copyBufferSize]byte) }}
 
-func (b *copyBuffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[32 << 10]byte); ok {
-		return p[:]
-	}
-	return new([32 << 10]byte)[:]
-}
+const copyBufferSize = 32 << 10
 
-func (b *copyBuffers) Put(p []byte) { b.pool.Put((*[32 << 10]byte)(p)) }
+// heads lends the buffers in which heads are written.
+var heads = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// maxKeptHead bounds the buffers that heads keeps, in bytes.
+const maxKeptHead = 16 << 10

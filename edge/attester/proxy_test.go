@@ -488,22 +488,22 @@ func TestProblemDocument(t *testing.T) {
 
 // brokenOnce panics for its first request as a defect in the proxy would.
 type brokenOnce struct {
-	http.RoundTripper
+	backend
 	panicked atomic.Bool
 }
 
-func (t *brokenOnce) RoundTrip(req *http.Request) (*http.Response, error) {
-	if !t.panicked.Swap(true) {
+func (b *brokenOnce) send(w http.ResponseWriter, r *http.Request, x *exchange, interim func(*http.Response)) (*answer, error) {
+	if !b.panicked.Swap(true) {
 		panic("defect")
 	}
-	return t.RoundTripper.RoundTrip(req)
+	return b.backend.send(w, r, x, interim)
 }
 
 func TestPanicIsContained(t *testing.T) {
 	t.Parallel()
 	r := start(t, options{})
 	log, c := &logBuffer{}, systemClock()
-	broken := newProxy(r.a.settings, &brokenOnce{RoundTripper: r.a.proxy.reverse.Transport}, newLogger(log, slog.LevelDebug), r.a.metrics, c.elapsed)
+	broken := newProxy(r.a.settings, &brokenOnce{backend: r.a.proxy.backend}, newLogger(log, slog.LevelDebug), r.a.metrics, c.elapsed)
 	server := httptest.NewServer(broken)
 	defer server.Close()
 	request := func() (*http.Response, error) {

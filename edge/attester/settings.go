@@ -55,6 +55,7 @@ type settings struct {
 	idleTimeout       time.Duration
 	connectionMaxAge  time.Duration
 	maxIdle           int
+	earlyHints        bool
 	listenIdleTimeout time.Duration
 	maxHeaderBytes    int
 	reloadInterval    time.Duration
@@ -146,6 +147,8 @@ var definitions = []setting{
 		parse: func(s *settings, v string) error { return duration(&s.connectionMaxAge, v, 0, time.Hour) }},
 	{env: "MAX_IDLE_CONNECTIONS", def: "256", help: "idle connections to the gateway that are kept",
 		parse: func(s *settings, v string) error { return integer(&s.maxIdle, v, 0, 65536) }},
+	{env: "EARLY_HINTS", def: "false", help: "pass interim answers 103 of the gateway on; only behind nginx 1.29 or later",
+		parse: func(s *settings, v string) error { return boolean(&s.earlyHints, v) }},
 	{env: "LISTEN_IDLE_TIMEOUT", def: "90s", help: "idle time after which a connection from the node is closed, above the node's own",
 		parse: func(s *settings, v string) error {
 			return duration(&s.listenIdleTimeout, v, 10*time.Millisecond, time.Hour)

@@ -2,23 +2,22 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync/atomic"
 	"time"
 )
 
-// The way to the gateway: TLS, and one transport that dials.
+// TLS to the gateway.
 
 // newPool returns the pool of the connections to the gateway. cert may be nil.
 func newPool(s *settings, cert *clientCertificate, elapsed func() time.Duration) (*pool, error) {
 	p := &pool{
-		scheme:      s.backend.Scheme,
 		address:     s.backend.Host,
 		dialTimeout: s.dialTimeout,
 		idleTimeout: s.idleTimeout,
@@ -33,33 +32,22 @@ func newPool(s *settings, cert *clientCertificate, elapsed func() time.Duration)
 		}
 		p.address = net.JoinHostPort(s.backend.Hostname(), port)
 	}
-	config, err := newTLSConfig(s, cert)
-	if err != nil {
-		return nil, err
+	if s.backend.Scheme == "https" {
+		config, err := newTLSConfig(s, cert)
+		if err != nil {
+			return nil, err
+		}
+		p.tls.Store(config)
 	}
-	p.transport = newTransport(s, config)
-	p.transport.DialContext = p.dial
 	return p, nil
 }
 
-// newTransport returns the transport whose connections the pool keeps. It
-// ignores HTTP_PROXY: a proxy in between would be one more reader of evidence.
-func newTransport(s *settings, config *tls.Config) *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	return &http.Transport{
-		Protocols:              protocols,
-		TLSClientConfig:        config,
-		TLSHandshakeTimeout:    s.dialTimeout,
-		ResponseHeaderTimeout:  s.responseTimeout,
-		ExpectContinueTimeout:  s.responseTimeout,
-		MaxResponseHeaderBytes: 256 << 10,
-		DisableCompression:     true, // the body is the client's and the upstream's
-	}
-}
-
 func newTLSConfig(s *settings, cert *clientCertificate) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.serverName}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		ServerName: cmp.Or(s.serverName, s.backend.Hostname()),
+		NextProtos: []string{"http/1.1"},
+	}
 	name, pem := "ATTESTER_BACKEND_CA", []byte(s.caPEM)
 	if s.caFile != "" {
 		name = "ATTESTER_BACKEND_CA_FILE"
