@@ -5,6 +5,7 @@ package chart
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -81,11 +82,16 @@ var refusals = map[string]struct{ values, want string }{
 	"a key alone":              {`gate: {keys: {jwks: '{"kty":"OKP"}'}}`, "gate.keys.jwks is no JWK Set"},
 	"a private key":            {`gate: {keys: {jwks: '{"keys":[{"kty":"OKP","kid":"k1","d":"AA","x":"AA"}]}'}}`, "gate.keys.jwks holds a secret or private key (k1)"},
 	"a shared key":             {`gate: {keys: {jwks: '{"keys":[{"kty":"oct","kid":"k2","k":"AA"}]}'}}`, "gate.keys.jwks holds a secret or private key (k2)"},
-	"token without tokens":     {"gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}}", "gate.config.proof is token: set gate.tokens.existingSecret and gate.tokens.keys"},
+	"token without tokens":     {"gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}}", "gate.config.proof is token: set gate.tokens.existingSecret and gate.tokens.keys, or gate.tokens.externalSecrets"},
 	"token without their keys": {"gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}, tokens: {existingSecret: s}}", "gate.config.proof is token: set gate.tokens"},
 	"token and inspection":     {"gate: {keys: {jwks: ''}, config: {proof: token}, tokens: {existingSecret: s, keys: [a]}}", "gate.config.require_inspection is active, which a token cannot state"},
 	"token and keys":           {"gate: {config: {proof: token, require_inspection: any}, tokens: {existingSecret: s, keys: [a]}}", "gate.keys is set, but gate.config.proof is token"},
 	"signature and tokens":     {"gate: {tokens: {existingSecret: s, keys: [a]}}", "gate.tokens is set, but gate.config.proof is signature"},
+	"keys in two stores":       {"gate: {keys: {externalSecret: {key: k}}}\nexternalSecrets: {secretStoreRef: {name: s}}", "gate.keys has 2 sources: set one of jwks, existingConfigMap, existingSecret and externalSecret"},
+	"keys of no store":         {"gate: {keys: {jwks: '', externalSecret: {key: k}}}", "gate.keys.externalSecret would be read from no store: set externalSecrets.secretStoreRef.name"},
+	"a store for nothing":      {"externalSecrets: {secretStoreRef: {name: s}}", "externalSecrets.secretStoreRef is set, but nothing is read from that store"},
+	"tokens of two sources":    {"gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}, tokens: {existingSecret: s, keys: [a], externalSecrets: [{key: k}]}}\nexternalSecrets: {secretStoreRef: {name: s}}", "gate.tokens has two sources"},
+	"signature and others":     {"gate: {tokens: {externalSecrets: [{key: k}]}}\nexternalSecrets: {secretStoreRef: {name: s}}", "gate.tokens is set, but gate.config.proof is signature"},
 	"nothing to serve":         {"services: []", "Kong has nothing to serve"},
 	"two sources":              {"declarative: {existingSecret: {name: s}}", "services and declarative.existingSecret.name are set"},
 	"plugins without services": {"plugins: [{name: cors}]\nservices: []\ndeclarative: {existingSecret: {name: s}}", "plugins is set without services"},
@@ -103,6 +109,10 @@ var refusals = map[string]struct{ values, want string }{
 	"no upstream":               {"networkPolicy: {upstreams: []}", "networkPolicy.upstreams is empty"},
 	"a peer of two kinds":       {"networkPolicy: {upstreams: [{cidr: 10.0.0.0/8, namespace: shop, ports: [1]}]}", "networkPolicy has the peer"},
 	"a peer of no kind":         {"networkPolicy: {metricsFrom: [{}]}", "networkPolicy has the peer {}"},
+
+	"a monitor without a way":  {"monitoring: {podMonitor: {enabled: true}}", "networkPolicy.metricsFrom is empty: Prometheus could not reach what monitoring.podMonitor names"},
+	"Kong's metrics alone":     {"monitoring: {podMonitor: {kong: true}}", "monitoring.podMonitor.kong is true, but monitoring.podMonitor.enabled is false"},
+	"a scrape beyond the next": {"monitoring: {podMonitor: {scrapeTimeout: 1m}}", "monitoring.podMonitor.scrapeTimeout is 1m, longer than its interval (30s)"},
 
 	"no certificate":            {"tls: {existingSecret: ''}", "tls has no certificate"},
 	"two certificates":          {"tls: {certManager: {enabled: true, issuerRef: {name: i}, dnsNames: [a]}}", "tls.existingSecret and tls.certManager.enabled are both set"},
@@ -268,6 +278,10 @@ func TestAccepted(t *testing.T) {
 		"Kong 3.8":                "kong: {version: '3.8', image: {tag: 3.8-ubuntu}}",
 		"a tag without a version": "kong: {image: {tag: our-build}}",
 		"keys of a ConfigMap":     "gate: {keys: {jwks: '', existingConfigMap: c}}",
+		"keys of a store":         "gate: {keys: {jwks: '', externalSecret: {key: k}}}\nexternalSecrets: {secretStoreRef: {name: s, kind: SecretStore}}",
+		"keys of a store, inline": "gate: {keys: {jwks: '', externalSecret: {key: k}}}\nexternalSecrets: {secretStoreRef: {name: s}}\n" + inline("{jwks_file: /etc/wallarm-gate/keys/jwks.json}", ""),
+		"tokens of a store":       "gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}, tokens: {externalSecrets: [{key: k}]}}\nexternalSecrets: {secretStoreRef: {name: s}}",
+		"a monitor, no policy":    "monitoring: {podMonitor: {enabled: true, interval: 1m, scrapeTimeout: 60s}}\nnetworkPolicy: {enabled: false}",
 		"no policy":               "networkPolicy: {enabled: false, upstreams: []}\nloadBalancerCidrs: []",
 		"inside the cluster":      "service: {type: ClusterIP}\nloadBalancerCidrs: []",
 		"as strict":               onRoute("{}"),
@@ -352,6 +366,9 @@ func TestSchemaRefuses(t *testing.T) {
 		"a stream route":                {"services: [{name: s, url: http://u, routes: [{name: r, protocols: [tcp]}]}]", "/services/0/routes/0/protocols/0"},
 		"a name that is a number":       {"fullnameOverride: 'Gate!'", "/fullnameOverride"},
 		"a ConfigMap under a wrong key": {"extraVolumes: [{name: x, hostPath: {path: /}}]", "hostPath"},
+		"five tokens of a store":        {"gate: {tokens: {externalSecrets: [{key: a}, {key: b}, {key: c}, {key: d}, {key: e}]}}", "/gate/tokens/externalSecrets"},
+		"a store of another kind":       {"externalSecrets: {secretStoreRef: {kind: Vault}}", "/externalSecrets/secretStoreRef/kind"},
+		"an interval without a unit":    {"monitoring: {podMonitor: {interval: '30'}}", "/monitoring/podMonitor/interval"},
 		"five tokens":                   {"gate: {tokens: {keys: [a, b, c, d, e]}}", "/gate/tokens/keys"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -501,6 +518,9 @@ func TestGateConfigIsThePlugins(t *testing.T) {
 			t.Errorf("gate.config.%s is no field of the plugin", f)
 		}
 		want := defaults[f]
+		if record, ok := want.(map[string]any); ok { // an optional record in it is absent
+			maps.DeleteFunc(record, func(_ string, v any) bool { return v == nil })
+		}
 		if want == nil { // an optional list
 			want = []any{}
 		}

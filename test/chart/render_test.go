@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -126,6 +127,8 @@ type manifests struct {
 	PDB         *policyv1.PodDisruptionBudget
 	Certificate *certificate
 	Test        *corev1.Pod
+	PodMonitor  *monitoringv1.PodMonitor
+	External    map[string]*externalSecret // by name
 }
 
 // certificate is the part of cert-manager's Certificate (cert-manager.io/v1)
@@ -154,11 +157,41 @@ type certificate struct {
 	} `json:"spec"`
 }
 
+// externalSecret is the part of external-secrets' ExternalSecret
+// (external-secrets.io/v1) that the chart uses.
+type externalSecret struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Metadata   struct {
+		Name   string            `json:"name"`
+		Labels map[string]string `json:"labels"`
+	} `json:"metadata"`
+	Spec struct {
+		RefreshInterval string `json:"refreshInterval"`
+		SecretStoreRef  struct {
+			Name string `json:"name"`
+			Kind string `json:"kind"`
+		} `json:"secretStoreRef"`
+		Target struct {
+			Name           string `json:"name"`
+			CreationPolicy string `json:"creationPolicy"`
+		} `json:"target"`
+		Data []struct {
+			SecretKey string `json:"secretKey"`
+			RemoteRef struct {
+				Key      string `json:"key"`
+				Property string `json:"property"`
+			} `json:"remoteRef"`
+		} `json:"data"`
+	} `json:"spec"`
+}
+
 // strict refuses unknown, misspelt and duplicate fields.
 var strict = sync.OnceValue(func() runtime.Decoder {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, autoscalingv2.AddToScheme, policyv1.AddToScheme,
+		monitoringv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			panic(err)
@@ -191,9 +224,9 @@ func documents(t *testing.T, text string) (docs [][]byte) {
 
 func decode(t *testing.T, text string) *manifests {
 	t.Helper()
-	m := &manifests{text: text}
+	m := &manifests{text: text, External: map[string]*externalSecret{}}
 	for _, doc := range documents(t, text) {
-		var meta struct{ Kind string }
+		var meta struct{ APIVersion, Kind string }
 		if err := sigsyaml.Unmarshal(doc, &meta); err != nil {
 			t.Fatal(err)
 		}
@@ -202,6 +235,17 @@ func decode(t *testing.T, text string) *manifests {
 			if err := sigsyaml.UnmarshalStrict(doc, m.Certificate); err != nil {
 				t.Fatalf("%v in\n%s", err, doc)
 			}
+			continue
+		}
+		if meta.Kind == "ExternalSecret" && meta.APIVersion == "external-secrets.io/v1" {
+			e := &externalSecret{}
+			if err := sigsyaml.UnmarshalStrict(doc, e); err != nil {
+				t.Fatalf("%v in\n%s", err, doc)
+			}
+			if m.External[e.Metadata.Name] != nil {
+				t.Fatalf("a second ExternalSecret %s was rendered", e.Metadata.Name)
+			}
+			m.External[e.Metadata.Name] = e
 			continue
 		}
 		object, kind, err := strict().Decode(doc, nil, nil)
@@ -242,6 +286,9 @@ func (m *manifests) add(t *testing.T, object runtime.Object, kind *schema.GroupV
 	case *policyv1.PodDisruptionBudget:
 		once(m.PDB == nil)
 		m.PDB = o
+	case *monitoringv1.PodMonitor:
+		once(m.PodMonitor == nil)
+		m.PodMonitor = o
 	case *corev1.Pod:
 		once(m.Test == nil)
 		m.Test = o

@@ -772,6 +772,20 @@ func (r *running) checkReadiness() {
 	}
 }
 
+// await asks until the answer is yes.
+func (r *running) await(what string, done func() bool) {
+	r.t.Helper()
+	limit := time.Now().Add(deadline)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		if time.Now().After(limit) {
+			r.t.Fatalf("%s: not within %s\n%s", what, deadline, r.log)
+		}
+		<-tick.C
+	}
+}
+
 // A change of the mounted keys reaches the plugin without a restart.
 func TestKeysAreReadAgain(t *testing.T) {
 	t.Parallel()
@@ -789,19 +803,10 @@ func TestKeysAreReadAgain(t *testing.T) {
 	if err := os.Rename(file+".new", file); err != nil { // as the kubelet does, in one step
 		t.Fatal(err)
 	}
-	limit := time.Now().Add(deadline)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		got, err := r.send(edgePeer, next.request(t, "a.example", "/", nil), nil)
-		if got == 200 {
-			break
-		}
-		if err != nil || time.Now().After(limit) {
-			t.Fatalf("%d %v: the new key is not accepted\n%s", got, err, r.log)
-		}
-		<-tick.C
-	}
+	r.await("the new key is accepted", func() bool {
+		got, _ := r.send(edgePeer, next.request(t, "a.example", "/", nil), nil)
+		return got == 200
+	})
 	if got, _ := r.send(edgePeer, old.request(t, "a.example", "/", nil), nil); got != 403 {
 		t.Errorf("the old key still counts: %d", got)
 	}

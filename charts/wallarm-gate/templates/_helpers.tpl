@@ -121,13 +121,32 @@ seccompProfile:
 {{- end -}}
 {{- end }}
 
+{{/* The Secret with the JWK Set, given or made by external-secrets. */}}
+{{- define "wallarm-gate.keysSecret" -}}
+{{- with .Values.gate.keys -}}
+{{- if .externalSecret.key -}}{{ include "wallarm-gate.fullname" $ }}-keys{{- else -}}{{ .existingSecret }}{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Where each token is, as a JSON list of Secret and key. */}}
+{{- define "wallarm-gate.tokens" -}}
+{{- $t := .Values.gate.tokens -}}{{- $found := list -}}
+{{- if $t.existingSecret -}}
+{{- range $t.keys }}{{ $found = append $found (dict "name" $t.existingSecret "key" .) }}{{ end -}}
+{{- end -}}
+{{- range $i, $_ := $t.externalSecrets -}}
+{{- $found = append $found (dict "name" (printf "%s-tokens" (include "wallarm-gate.fullname" $)) "key" (printf "token-%d" (add1 $i))) -}}
+{{- end -}}
+{{- toJson $found -}}
+{{- end }}
+
 {{/* The volume with the JWK Set, a directory so that a change reaches the pod. */}}
 {{- define "wallarm-gate.keyVolume" -}}
 {{- with .Values.gate.keys -}}
 {{- $items := printf "items:\n  - key: %s\n    path: jwks.json" .key | indent 2 -}}
-{{- if .existingSecret -}}
+{{- if include "wallarm-gate.keysSecret" $ -}}
 secret:
-  secretName: {{ .existingSecret }}
+  secretName: {{ include "wallarm-gate.keysSecret" $ }}
   defaultMode: 0440
 {{ $items }}
 {{- else if .existingConfigMap -}}
@@ -139,4 +158,25 @@ configMap:
   name: {{ include "wallarm-gate.fullname" $ }}-keys
 {{- end -}}
 {{- end -}}
+{{- end }}
+
+{{/* What is read from the store of external-secrets, as a JSON list of values' names. */}}
+{{- define "wallarm-gate.externalSecrets" -}}
+{{- $found := list -}}
+{{- if .Values.gate.keys.externalSecret.key }}{{ $found = append $found "gate.keys.externalSecret" }}{{ end -}}
+{{- if .Values.gate.tokens.externalSecrets }}{{ $found = append $found "gate.tokens.externalSecrets" }}{{ end -}}
+{{- toJson $found -}}
+{{- end }}
+
+{{/* One key of an ExternalSecret: where it is in the store. */}}
+{{- define "wallarm-gate.remoteRef" -}}
+key: {{ .key | quote }}
+{{- with .property }}
+property: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* A duration of Prometheus's such as 30s or 1m, in seconds. */}}
+{{- define "wallarm-gate.seconds" -}}
+{{- mul (trimSuffix (regexFind "[smh]$" .) . | int) (get (dict "s" 1 "m" 60 "h" 3600) (regexFind "[smh]$" .)) -}}
 {{- end }}

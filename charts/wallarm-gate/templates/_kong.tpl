@@ -19,7 +19,7 @@
 {{- end -}}
 {{- if eq $c.proof "token" -}}
 {{- $tokens := list -}}
-{{- range $i, $_ := .Values.gate.tokens.keys -}}
+{{- range $i, $_ := fromJsonArray (include "wallarm-gate.tokens" .) -}}
 {{- $tokens = append $tokens (printf "{vault://env/wallarm-gate-token-%d}" (add1 $i)) -}}
 {{- end -}}
 {{- $_ := set $c "tokens" $tokens -}}

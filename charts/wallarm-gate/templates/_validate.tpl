@@ -3,7 +3,7 @@
 
 {{- define "wallarm-gate.validate" -}}
 {{- $wrong := list -}}
-{{- range $check := list "images" "keys" "sources" "gates" "tls" "network" "pods" -}}
+{{- range $check := list "images" "keys" "external" "sources" "gates" "tls" "network" "pods" -}}
 {{- $wrong = append $wrong (trim (include (printf "wallarm-gate.validate.%s" $check) $)) -}}
 {{- end -}}
 {{- with compact $wrong -}}
@@ -28,9 +28,9 @@
 
 {{- define "wallarm-gate.validate.keys" -}}
 {{- $k := .Values.gate.keys -}}{{- $t := .Values.gate.tokens -}}
-{{- $sources := compact (list $k.jwks $k.existingConfigMap $k.existingSecret) -}}
+{{- $sources := compact (list $k.jwks $k.existingConfigMap $k.existingSecret $k.externalSecret.key) -}}
 {{- if gt (len $sources) 1 }}
-- gate.keys has {{ len $sources }} sources: set one of jwks, existingConfigMap and existingSecret
+- gate.keys has {{ len $sources }} sources: set one of jwks, existingConfigMap, existingSecret and externalSecret
 {{- end }}
 {{- if $k.jwks }}
 {{- $set := fromJson $k.jwks }}
@@ -46,11 +46,11 @@
 {{- end }}
 {{- if not (or .Values.declarative.inline .Values.declarative.existingSecret.name) }}
 {{- if and (eq .Values.gate.config.proof "signature") (not $sources) }}
-- gate.keys is empty: the gate would refuse every request; set gate.keys.jwks (gatectl keys public), existingConfigMap or existingSecret
+- gate.keys is empty: the gate would refuse every request; set gate.keys.jwks (gatectl keys public), existingConfigMap, existingSecret or externalSecret
 {{- end }}
 {{- if eq .Values.gate.config.proof "token" }}
-{{- if or (not $t.existingSecret) (not $t.keys) }}
-- gate.config.proof is token: set gate.tokens.existingSecret and gate.tokens.keys
+{{- if not (or (and $t.existingSecret $t.keys) $t.externalSecrets) }}
+- gate.config.proof is token: set gate.tokens.existingSecret and gate.tokens.keys, or gate.tokens.externalSecrets
 {{- end }}
 {{- if eq .Values.gate.config.require_inspection "active" }}
 - gate.config.require_inspection is active, which a token cannot state: set it to any, or gate.config.proof to signature
@@ -59,9 +59,23 @@
 - gate.keys is set, but gate.config.proof is token: remove one
 {{- end }}
 {{- end }}
-{{- if and (eq .Values.gate.config.proof "signature") (or $t.existingSecret $t.keys) }}
+{{- if and (eq .Values.gate.config.proof "signature") (or $t.existingSecret $t.keys $t.externalSecrets) }}
 - gate.tokens is set, but gate.config.proof is signature: remove one
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "wallarm-gate.validate.external" -}}
+{{- $store := .Values.externalSecrets.secretStoreRef.name -}}{{- $t := .Values.gate.tokens -}}
+{{- $external := include "wallarm-gate.externalSecrets" . | fromJsonArray -}}
+{{- if and $external (not $store) }}
+- {{ join " and " $external }} would be read from no store: set externalSecrets.secretStoreRef.name
+{{- end }}
+{{- if and $store (not $external) }}
+- externalSecrets.secretStoreRef is set, but nothing is read from that store: set gate.keys.externalSecret.key or gate.tokens.externalSecrets, or remove it
+{{- end }}
+{{- if and $t.externalSecrets (or $t.existingSecret $t.keys) }}
+- gate.tokens has two sources: set existingSecret and keys, or externalSecrets
 {{- end }}
 {{- end }}
 
@@ -141,7 +155,7 @@
 {{- if and (eq (toString (default "signature" $g.proof)) "signature") (not $g.jwks) (not $g.jwks_file) }}
 - the global gate of declarative.inline has no keys: set its jwks or jwks_file (/etc/wallarm-gate/keys/jwks.json with gate.keys)
 {{- end }}
-{{- if and (hasPrefix "/etc/wallarm-gate/keys/" (toString $g.jwks_file)) (not (compact (list $.Values.gate.keys.jwks $.Values.gate.keys.existingConfigMap $.Values.gate.keys.existingSecret))) (not $.Values.services) }}
+{{- if and (hasPrefix "/etc/wallarm-gate/keys/" (toString $g.jwks_file)) (not (include "wallarm-gate.keyVolume" $)) (not $.Values.services) }}
 - the global gate of declarative.inline reads {{ $g.jwks_file }}, which is not mounted: set gate.keys
 {{- end }}
 {{- $known := list }}
@@ -220,6 +234,9 @@
 {{- if not .Values.networkPolicy.upstreams }}
 - networkPolicy.upstreams is empty: Kong could reach no upstream; declare them, or set networkPolicy.enabled to false
 {{- end }}
+{{- if and .Values.monitoring.podMonitor.enabled (not .Values.networkPolicy.metricsFrom) }}
+- networkPolicy.metricsFrom is empty: Prometheus could not reach what monitoring.podMonitor names; set it to Prometheus's namespace
+{{- end }}
 {{- range concat .Values.networkPolicy.upstreams .Values.networkPolicy.metricsFrom }}
 {{- if or (and .cidr (or .namespace .podLabels)) (not (or .cidr .namespace .podLabels)) }}
 - networkPolicy has the peer {{ toJson . }}: give it a cidr, or a namespace and/or podLabels
@@ -232,6 +249,14 @@
 {{- $s := .Values.shutdown -}}
 {{- if le (int $s.waitSeconds) (int $s.deregistrationSeconds) }}
 - shutdown.waitSeconds is {{ int $s.waitSeconds }}: it must be more than shutdown.deregistrationSeconds ({{ int $s.deregistrationSeconds }}), or the NLB sends requests to a Kong that is gone
+{{- end }}
+{{- with .Values.monitoring.podMonitor }}
+{{- if and .kong (not .enabled) }}
+- monitoring.podMonitor.kong is true, but monitoring.podMonitor.enabled is false: set both
+{{- end }}
+{{- if gt (include "wallarm-gate.seconds" .scrapeTimeout | int) (include "wallarm-gate.seconds" .interval | int) }}
+- monitoring.podMonitor.scrapeTimeout is {{ .scrapeTimeout }}, longer than its interval ({{ .interval }}): Prometheus refuses that
+{{- end }}
 {{- end }}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
 - autoscaling.minReplicas is {{ int .Values.autoscaling.minReplicas }}, more than maxReplicas ({{ int .Values.autoscaling.maxReplicas }})
