@@ -158,7 +158,9 @@ func runKeysAdd(_ context.Context, t *tool, args []string) error {
 }
 
 func runKeysPrune(_ context.Context, t *tool, args []string) error {
-	files, err := t.flags("keys prune").parse(args, 1, 1, "FILE")
+	flags := t.flags("keys prune")
+	kid := flags.String("kid", "", "`id` of a key to drop too, expired or not")
+	files, err := flags.parse(args, 1, 1, "FILE")
 	if err != nil {
 		return err
 	}
@@ -166,18 +168,21 @@ func runKeysPrune(_ context.Context, t *tool, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *kid != "" && set.Lookup(*kid) == nil {
+		return fmt.Errorf("%s has no key %q; nothing was written", files[0], *kid)
+	}
 	now := t.now()
 	var kept, dropped []*evidence.Key
 	secret, signs := false, false // a public set may be pruned too
 	for _, k := range set.Keys() {
 		secret = secret || k.CanSign()
 		// A verifier may allow SkewLimit: until then evidence is accepted.
-		if !k.Expires.IsZero() && !now.Before(k.Expires.Add(evidence.SkewLimit)) {
+		if k.ID == *kid || !k.Expires.IsZero() && !now.Before(k.Expires.Add(evidence.SkewLimit)) {
 			dropped = append(dropped, k)
 			continue
 		}
 		kept = append(kept, k)
-		signs = signs || k.CanSign() && (k.Expires.IsZero() || now.Before(k.Expires))
+		signs = signs || k.CanSign() && k.ActiveAt(now, 0)
 	}
 	if len(dropped) == 0 {
 		_, err := fmt.Fprintf(t.stdout, "%s: no key has expired\n", files[0])
@@ -194,7 +199,11 @@ func runKeysPrune(_ context.Context, t *tool, args []string) error {
 		return err
 	}
 	for _, k := range dropped {
-		if _, err := fmt.Fprintf(t.stdout, "%s: dropped %s, expired %s\n", files[0], k.ID, k.Expires.UTC().Format(time.RFC3339)); err != nil {
+		why := "no expiry"
+		if !k.Expires.IsZero() {
+			why = "expires " + k.Expires.UTC().Format(time.RFC3339)
+		}
+		if _, err := fmt.Fprintf(t.stdout, "%s: dropped %s, %s\n", files[0], k.ID, why); err != nil {
 			return err
 		}
 	}

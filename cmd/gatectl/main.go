@@ -38,7 +38,7 @@ func commands() []command {
 		{"demo", demoSynopsis, "run the whole way of a request on this machine, with every attack that must fail", runDemo},
 		{"keys new", "[--alg ed25519|hmac-sha256] [--kid ID] [--activate-in D | --nbf TIME] [--expires-in D] [--out FILE]", "make a JWK Set with one new signing key", runKeysNew},
 		{"keys add", "FILE [--alg ALG] [--kid ID] [--activate-in D | --nbf TIME] [--expires-in D] [--retire-in D]", "add a key to the set in FILE", runKeysAdd},
-		{"keys prune", "FILE", "drop the expired keys from the set in FILE", runKeysPrune},
+		{"keys prune", "FILE [--kid ID]", "drop the expired keys, and the one named, from the set in FILE", runKeysPrune},
 		{"keys public", "FILE [--out FILE]", "print the part of the set that the gateway may see", runKeysPublic},
 		{"sign", signSynopsis, "sign one request and print its headers", runSign},
 		{"verify", verifySynopsis, "check the evidence of one request and show what it covers", runVerify},

@@ -234,6 +234,19 @@ func TestKeys(t *testing.T) {
 		t.Errorf("prune left %v: %q", keys().Keys(), out)
 	}
 
+	// One is taken away by its id, unless it is the one that signs.
+	step(now.Add(80*time.Hour), 0, "keys", "add", path, "--kid", "fifth")
+	step(now.Add(80*time.Hour), 0, "keys", "add", path, "--kid", "sixth", "--activate-in", "1h")
+	if out := step(now.Add(80*time.Hour), 0, "keys", "prune", path, "--kid", "fourth"); !strings.Contains(out, "dropped fourth, no expiry") || keys().Lookup("fourth") != nil {
+		t.Errorf("prune --kid left %v: %q", keys().Keys(), out)
+	}
+	for id, want := range map[string]string{"fifth": "without a usable key", "fourth": `has no key "fourth"`} {
+		before := read(t, path)
+		if _, stderr, code := run(t, now.Add(80*time.Hour), "", "keys", "prune", path, "--kid", id); code != 1 || !strings.Contains(stderr, want) || read(t, path) != before {
+			t.Errorf("prune --kid %s: exit status %d, %q", id, code, stderr)
+		}
+	}
+
 	// The last key that signs is never dropped, and the file stays as it is.
 	alone := filepath.Join(t.TempDir(), "alone.json")
 	if _, stderr, code := run(t, now, "", "keys", "new", "--expires-in", "1h", "--out", alone); code != 0 {
