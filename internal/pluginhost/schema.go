@@ -28,6 +28,7 @@ type field struct {
 	name                      string
 	kind                      string // "type" in the schema
 	required                  bool
+	optional                  bool // declared with required false
 	hasDefault                bool
 	def                       any
 	hasEq, hasNe              bool
@@ -123,14 +124,16 @@ func ParseSchema(dump []byte) (*Schema, error) {
 	if s.config == nil || s.config.kind != "record" {
 		return nil, fmt.Errorf("plugin dump: schema of %q: no config record", p.Name)
 	}
+	s.config.optional = false
 	requireRecords(s.config)
 	return s, nil
 }
 
-// requireRecords makes every record a required one, as Kong does for the
-// schemas of plugins: a record that is left out is filled with its defaults.
+// requireRecords makes every record a required one that does not say otherwise,
+// as Kong does for the schemas of plugins: a record that is left out is filled
+// with its defaults.
 func requireRecords(f *field) {
-	f.required = true
+	f.required = !f.optional
 	for _, sub := range f.fields {
 		if sub.kind == "record" {
 			requireRecords(sub)
@@ -199,7 +202,9 @@ func (f *field) setAttribute(name string, raw json.RawMessage, depth int) error 
 	case "type":
 		return into(&f.kind)
 	case "required":
-		return into(&f.required)
+		err := into(&f.required)
+		f.optional = err == nil && !f.required
+		return err
 	case "default":
 		f.hasDefault = true
 		return into(&f.def)

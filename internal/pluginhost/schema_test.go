@@ -92,6 +92,8 @@ func TestValidate(t *testing.T) {
 
 		{"a record's defaults", record, `{"r":{"s":"x"}}`, `{"r":{"n":2,"s":"x"}}`},
 		{"a record that is left out", record, `{}`, "schema violation (config.r: {\n  s = \"required field missing\"\n})"},
+		{"an optional record that is left out", strings.Replace(record, `"fields"`, `"required":false,"fields"`, 1), `{}`, `{"r":null}`},
+		{"an optional record that is there", strings.Replace(record, `"fields"`, `"required":false,"fields"`, 1), `{"r":{}}`, "schema violation (config.r: {\n  s = \"required field missing\"\n})"},
 		{"a record's violations", record, `{"r":{"n":9,"q":1}}`,
 			"schema violation (config.r: {\n  n = \"value should be between 1 and 5\",\n  q = \"unknown field\",\n  s = \"required field missing\"\n})"},
 		{"records in a list", `{"a":{"type":"array","elements":{"type":"record","fields":[{"p":{"type":"string","required":true}},{"m":{"type":"set","default":["GET"],"elements":{"type":"string"}}}]}}}`,
