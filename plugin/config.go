@@ -42,6 +42,7 @@ const (
 	inspectionAny    = "any"
 
 	storeMemory = "memory"
+	storeRedis  = "redis"
 	storeOff    = "off"
 )
 
@@ -52,7 +53,7 @@ var (
 	proofs      = []string{proofSignature, proofToken}
 	minModes    = []string{"off", "monitoring", "safe_blocking", "block"}
 	inspections = []string{inspectionActive, inspectionAny}
-	stores      = []string{storeMemory, storeOff}
+	stores      = []string{storeMemory, storeRedis, storeOff}
 	logScopes   = []string{string(logDenied), string(logAll), string(logOff)}
 	methods     = []string{http.MethodGet, http.MethodHead}
 
@@ -228,10 +229,26 @@ func (c *Config) tokens(d *decoder, v *evidence.Verifier) {
 func (c *Config) replay(d *decoder, v *evidence.Verifier) {
 	r := d.record("replay")
 	store, capacity := r.oneOf("store", storeMemory, stores), r.integer("capacity", defaultCapacity, capacityRange)
+	var settings redisSettings
+	fallback := false
+	switch {
+	case store == storeRedis:
+		settings, fallback = r.redis()
+	case r.has("redis"):
+		r.fail("redis", "is set, but "+r.name+".store is "+store+": set that to redis, or remove the record")
+	}
 	d.problems = append(d.problems, r.problems...)
-	if store == storeMemory && len(d.problems) == 0 && v.Tokens == nil {
-		c.gate.replay.reserve(capacity)
-		v.Replay = c.gate.replay
+	if store == storeOff || len(d.problems) > 0 || v.Tokens != nil {
+		return
+	}
+	c.gate.replay.reserve(capacity)
+	v.Replay = c.gate.replay
+	if store == storeRedis {
+		handle := c.gate.redis.open(settings)
+		v.Replay = &sharedStore{
+			shared: handle.client, local: c.gate.replay, fallback: fallback,
+			fellBack: c.gate.metrics.redisFallbacks.Inc, keepAlive: handle,
+		}
 	}
 }
 

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +69,7 @@ func TestMisconfigured(t *testing.T) {
 		{"exempt host", map[string]any{"exempt": []any{map[string]any{"path": "/a", "hosts": []any{"A:80"}}}}, "config.exempt[1].hosts has"},
 		{"exempt source", map[string]any{"exempt": []any{map[string]any{"path": "/a", "sources": []any{"x"}}}}, "config.exempt[1].sources[1] is"},
 		{"exempt null", map[string]any{"exempt": []any{nil}}, "config.exempt[1] is not an object"},
-		{"replay store", map[string]any{"replay": map[string]any{"store": "redis"}}, "config.replay.store is \"redis\": want one of memory, off"},
+		{"replay store", map[string]any{"replay": map[string]any{"store": "etcd"}}, "config.replay.store is \"etcd\": want one of memory, redis, off"},
 		{"replay capacity", map[string]any{"replay": map[string]any{"capacity": 1}}, "config.replay.capacity is"},
 		{"replay", map[string]any{"replay": "memory"}, "config.replay is not an object"},
 		{"deny_status 200", map[string]any{"deny_status": 200}, "config.deny_status is"},
@@ -170,8 +172,10 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte(`{"exempt":[{"path":"/a/*","methods":{},"hosts":["x"],"sources":["::/0"]}],"max_age":1e2}`))
 	f.Add([]byte(`[]`))
 	f.Add([]byte(`{"replay":{"capacity":1000},"jwks":"x"}`))
+	f.Add([]byte(`{"replay":{"store":"redis","redis":{"address":"a:1","password":"p","tls":{"enabled":false},"pool_size":1}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c := &Config{gate: testGate()}
+		c.gate.redis.dial = func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }
 		if err := json.Unmarshal(data, c); err != nil && json.Valid(data) {
 			t.Fatalf("decoding fails: %v", err)
 		}

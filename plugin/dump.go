@@ -36,7 +36,7 @@ type (
 	field struct {
 		Type          string          `json:"type"`
 		Description   string          `json:"description,omitempty"`
-		Required      bool            `json:"required,omitempty"`
+		Required      any             `json:"required,omitempty"` // true, or false: Kong takes a record that says nothing for required
 		Default       any             `json:"default,omitempty"`
 		OneOf         []string        `json:"one_of,omitempty"`
 		Between       []int           `json:"between,omitempty"`
@@ -91,8 +91,9 @@ func configFields() []named {
 			{"sources": textList(maxSources, "CIDRs of the TCP peer; empty: any.")},
 		}}}},
 		{"replay": {Type: "record", Required: true, Description: "How a second request with the same evidence is recognised.", Fields: []named{
-			{"store": choice(storeMemory, stores, "memory: of this Kong node. off: replays are not looked for.")},
-			{"capacity": number(defaultCapacity, capacityRange, "Nonces that the store holds; all configurations share it, the largest value counts.")},
+			{"store": choice(storeMemory, stores, "memory: of this Kong node. redis: of all nodes that share a server. off: replays are not looked for.")},
+			{"capacity": number(defaultCapacity, capacityRange, "Nonces that the store of this Kong node holds; all configurations share it, the largest value counts.")},
+			{"redis": {Type: "record", Required: false, Description: "The shared store, a Redis or Valkey server, for store redis.", Fields: redisFields()}},
 		}}},
 		{"deny_status": number(defaultStatus, statusRange, "Status code of a refusal.")},
 		{"log": choice(string(logDenied), logScopes, "Which decisions are logged; mistakes of the gate itself always are.")},

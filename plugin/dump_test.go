@@ -75,7 +75,7 @@ func TestSchema(t *testing.T) {
 		if n := len(f.Description); n < 10 || n > 500 {
 			t.Errorf("%s: the description has %d bytes, Kong allows 10 to 500", path, n)
 		}
-		if f.Default != nil && f.Type != "set" && !f.Required {
+		if f.Default != nil && f.Type != "set" && f.Required != true {
 			t.Errorf("%s has a default and may be null", path)
 		}
 	})
@@ -95,7 +95,9 @@ func TestDefaultsOfTheSchemaDecode(t *testing.T) {
 			}
 			for _, inner := range f.Fields {
 				for innerName, f := range inner {
-					values[name].(map[string]any)[innerName] = f.Default
+					if f.Default != nil {
+						values[name].(map[string]any)[innerName] = f.Default
+					}
 				}
 			}
 		}

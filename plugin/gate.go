@@ -15,18 +15,26 @@ import (
 type gate struct {
 	now     func() time.Time
 	replay  *replayMemory
+	redis   *redisClients
 	files   *keyFiles
 	metrics *metrics
 	lines   limiter
 
 	joinedMissing sync.Once
-	notices       chan string // lines that wait for a request to carry them to Kong's log
+	notices       chan notice
+}
+
+// notice is a line that waits for a request to carry it to Kong's log.
+type notice struct {
+	crit bool // else err
+	line string
 }
 
 func newGate(now func() time.Time) *gate {
-	g := &gate{now: now, notices: make(chan string, 16)}
+	g := &gate{now: now, notices: make(chan notice, 16)}
 	g.replay = &replayMemory{now: now}
 	g.metrics = newMetrics(g.replay.entries)
+	g.redis = &redisClients{dial: plainDialer.DialContext, metrics: g.metrics, notice: g.say}
 	g.files = &keyFiles{now: now, metrics: g.metrics, notice: g.notice}
 	return g
 }
@@ -40,10 +48,12 @@ var shared = sync.OnceValue(func() *gate {
 
 // notice hands a line to Kong's log. Only a request can write there, at a level
 // that Kong shows; what the process prints is logged as info.
-func (g *gate) notice(line string) {
+func (g *gate) notice(line string) { g.say(false, line) }
+
+func (g *gate) say(crit bool, line string) {
 	log.Print(line)
 	select {
-	case g.notices <- line:
+	case g.notices <- notice{crit, line}:
 	default: // the standard error has it
 	}
 }
@@ -105,6 +115,22 @@ func (m *replayMemory) Remember(n evidence.Nonce, requestID string, now, until t
 		}
 	}
 	return current.Remember(n, requestID, now, until)
+}
+
+// find is evidence.MemoryStore.Find over all that the process remembers.
+func (m *replayMemory) find(n evidence.Nonce, requestID string, now time.Time) (held bool, err error) {
+	m.mu.Lock()
+	current, previous := m.current, m.previous
+	m.mu.Unlock()
+	if held, err = current.Find(n, requestID, now); held || err != nil {
+		return held, err
+	}
+	for _, p := range previous {
+		if held, err = p.store.Find(n, requestID, now); held || err != nil {
+			return held, err
+		}
+	}
+	return false, nil
 }
 
 func (m *replayMemory) entries() int {

@@ -68,8 +68,12 @@ func (l *limiter) take(kind evidence.Reason, now time.Time) (suppressed int, ok 
 // record writes what config.log asks for, and the lines that wait.
 func (c *Config) record(g *gate, kong *pdk.PDK, v *verdict) error {
 	select {
-	case line := <-g.notices:
-		if err := kong.Log.Err(line); err != nil {
+	case n := <-g.notices:
+		write := kong.Log.Err
+		if n.crit {
+			write = kong.Log.Crit
+		}
+		if err := write(n.line); err != nil {
 			return fmt.Errorf("write to the log: %w", err)
 		}
 	default:

@@ -14,8 +14,12 @@ import (
 // gateBinary is the plugin as Kong would run it, built once.
 var gateBinary string
 
+// redisPasswordEnv is where the tests' vault reference leads to.
+const redisPasswordEnv = "WALLARM_GATE_TEST_REDIS_PASSWORD"
+
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		os.Setenv(redisPasswordEnv, redisPassword)
 		dir, err := os.MkdirTemp("", "wallarm-gate-test")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -20,6 +20,11 @@ type metrics struct {
 	reloadFailure prometheus.Counter
 	reloadTime    prometheus.Gauge
 	modes         map[gateMode]*atomic.Int64 // live configurations
+
+	redisOperations map[string]prometheus.Counter // by result
+	redisSeconds    prometheus.Histogram
+	redisFallbacks  prometheus.Counter
+	redisOpen       atomic.Int64 // clients whose breaker is open
 }
 
 func newMetrics(replayEntries func() int) *metrics {
@@ -56,7 +61,28 @@ func newMetrics(replayEntries func() int) *metrics {
 			Help: "Unix time at which a key set from a jwks_file came into force last.",
 		}),
 		modes: map[gateMode]*atomic.Int64{modeEnforce: {}, modeReport: {}},
+		redisSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "wallarm_gate_redis_seconds",
+			Help:    "Time that a request waited for the shared replay store, failed ones included.",
+			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, 1},
+		}),
+		redisFallbacks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "wallarm_gate_redis_local_fallbacks_total",
+			Help: "Requests that the store of this node decided alone, because the shared one could not (on_error local).",
+		}),
+		redisOperations: make(map[string]prometheus.Counter),
 	}
+	operations := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wallarm_gate_redis_operations_total",
+		Help: "Questions to the shared replay store by result; breaker_open and overload were not asked.",
+	}, []string{"result"})
+	for _, result := range redisResults {
+		m.redisOperations[result] = operations.WithLabelValues(result)
+	}
+	m.registry.MustRegister(operations, m.redisSeconds, m.redisFallbacks, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "wallarm_gate_redis_breaker_open",
+		Help: "Shared replay stores that are not asked at the moment: they failed, or may evict.",
+	}, func() float64 { return float64(m.redisOpen.Load()) }))
 	m.registry.MustRegister(m.decisions, m.keyUses, m.seconds, m.age, m.reloadSuccess, m.reloadFailure, m.reloadTime,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "wallarm_gate_replay_entries",

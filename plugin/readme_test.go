@@ -34,6 +34,11 @@ func TestReadmeIsComplete(t *testing.T) {
 	for _, f := range families {
 		want = append(want, f.GetName())
 	}
+	// The ACL that the tests run with is the one that is documented.
+	want = append(want, "`ACL SETUSER "+strings.Replace(strings.TrimPrefix(redisACL, "user "), redisPassword, "PASSWORD", 1)+"`")
+	for _, result := range redisResults {
+		want = append(want, "`"+result+"`")
+	}
 	for _, w := range want {
 		if !strings.Contains(manual, w) {
 			t.Errorf("README.md does not have %s", w)

@@ -6,6 +6,7 @@ package kongfile
 import (
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -24,7 +25,11 @@ var gateFields = []string{
 	"mode", "proof", "jwks", "jwks_file", "tokens", "max_age", "clock_skew", "min_mode", "require_inspection",
 	"applications", "allowed_sources", "allow_upgrade",
 	"exempt", "exempt.path", "exempt.methods", "exempt.hosts", "exempt.sources",
-	"replay", "replay.store", "replay.capacity", "deny_status", "log",
+	"replay", "replay.store", "replay.capacity",
+	"replay.redis", "replay.redis.address", "replay.redis.username", "replay.redis.password", "replay.redis.database",
+	"replay.redis.tls", "replay.redis.tls.enabled", "replay.redis.tls.ca_file", "replay.redis.tls.server_name",
+	"replay.redis.timeout", "replay.redis.pool_size", "replay.redis.prefix", "replay.redis.on_error",
+	"deny_status", "log",
 }
 
 // gates judges every instance of the gate and counts those that can run.
@@ -239,19 +244,78 @@ func (c *check) gateConfig(p *plugin) {
 			g.refuse("applications", "must be a list of integers: -1, or 1 to %d", math.MaxInt32)
 		}
 	}
-	if r := g.n.get("replay"); r != nil {
-		rc := config{c, p.where, "config.replay", r}
-		if r.kind != kindMap {
-			g.refuse("replay", "is %s; it must be a mapping", r.kind)
-		} else {
-			rc.known()
-			rc.integer("capacity", 1000, 10_000_000)
-			if rc.oneOf("store", "memory", "memory", "off") == "off" && proof != "token" {
-				c.add(Note, p.where, "replay.store is off: captured evidence can be used again until it is older than max_age")
-			}
+	c.gateReplay(g, proof)
+	p.exempt = c.gateExempt(g)
+}
+
+// record returns a reader of the record in field, and whether there is one.
+func (g config) record(field string) (config, bool) {
+	n := g.n.get(field)
+	if n == nil {
+		return config{}, false
+	}
+	if n.kind != kindMap {
+		g.refuse(field, "is %s; it must be a mapping", n.kind)
+		return config{}, false
+	}
+	r := config{g.c, g.where, g.path + "." + field, n}
+	r.known()
+	return r, true
+}
+
+// gateReplay reports on the replay store.
+func (c *check) gateReplay(g config, proof string) {
+	r, ok := g.record("replay")
+	if !ok {
+		return
+	}
+	r.integer("capacity", 1000, 10_000_000)
+	store := r.oneOf("store", "memory", "memory", "redis", "off")
+	if store == "off" && proof != "token" {
+		c.add(Note, g.where, "replay.store is off: captured evidence can be used again until it is older than max_age")
+	}
+	switch given := r.n.get("redis") != nil; {
+	case given && store != "redis" && store != "":
+		g.denyAll("replay.redis is set, but replay.store is %s", store)
+	case !given && store == "redis":
+		g.denyAll("replay.store is redis, but replay.redis is not set")
+	}
+	redis, ok := r.record("redis")
+	if !ok {
+		return
+	}
+	if redis.n.get("address") == nil {
+		redis.refuse("address", "is missing")
+	}
+	if a := redis.text("address"); a != "" && !external(a) {
+		host, port, err := net.SplitHostPort(a)
+		if n, bad := strconv.Atoi(port); err != nil || host == "" || bad != nil || n < 1 || n > math.MaxUint16 || strings.ContainsAny(host, "/@") {
+			g.denyAll("replay.redis.address is no host:port, such as redis.example.com:6379")
 		}
 	}
-	p.exempt = c.gateExempt(g)
+	if p := redis.text("password"); p != "" && !external(p) {
+		c.add(Note, g.where, "replay.redis.password is a secret in clear; use a vault reference such as {vault://env/wallarm-gate-redis-password}")
+	} else if p == "" && redis.text("username") != "" {
+		g.denyAll("replay.redis.username is set without a password")
+	}
+	redis.integer("database", 0, 16384)
+	redis.integer("timeout", 1, 1000)
+	redis.integer("pool_size", 1, 256)
+	if p := redis.text("prefix"); len(p) > 64 || redis.n.get("prefix") != nil && p == "" {
+		redis.refuse("prefix", "has %d characters; 1 to 64 are allowed", len(p))
+	}
+	if redis.oneOf("on_error", "deny", "deny", "local") == "local" {
+		c.add(Note, g.where, "replay.redis.on_error is local: while the server is down, captured evidence can be used once at each node")
+	}
+	if tls, ok := redis.record("tls"); ok {
+		tls.text("server_name")
+		if file := tls.text("ca_file"); file != "" && file[0] != '/' {
+			tls.refuse("ca_file", "is %s; it must be an absolute path", quote(file))
+		}
+		if !tls.boolean("enabled", true) {
+			c.add(Note, g.where, "replay.redis.tls.enabled is false: the password and the nonces can be read, and changed, on the way")
+		}
+	}
 }
 
 // gateKeys reports where the gate has nothing to verify with, and secrets that
