@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/gruntwork-io/terratest/modules/logger"
 	"github.com/gruntwork-io/terratest/modules/terraform"
 
 	"github.com/wallarm-gate/wallarm-gate/test/edge/plan"
@@ -36,6 +37,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(scratch)
 	defer sayUnobserved()
+	logger.Default = logger.Discard // terratest tells every command
 	return m.Run()
 }
 
@@ -100,6 +102,7 @@ type task struct {
 	port           string // to which the load balancer sends requests
 	health         string // port and path of its health check, ":8082/readyz"
 	chartValues    string // the values that fit this edge
+	resources      []plan.Resource
 }
 
 var (
@@ -166,6 +169,7 @@ func planNow(t testing.TB, vars map[string]any) (p task, err error) {
 	p = task{
 		node: containers["node"], attester: containers["attester"],
 		port: fmt.Sprint(target.Values["port"]), health: fmt.Sprintf(":%v%v", health["port"], health["path"]),
+		resources: shown.Planned,
 	}
 	var ok bool
 	if p.chartValues, ok = shown.Outputs["chart_values"].(string); !ok {

@@ -102,7 +102,7 @@ func (s *system) newNode(t testing.TB, plans task) *process {
 	write("nginx.conf", fmt.Sprintf(`### Wallarm default ###
 %[1]sload_module %[2]s;
 daemon off;
-worker_processes 1;
+worker_processes 2;
 pid %[3]s/nginx.pid;
 error_log stderr;
 include %[3]s/modules/*.conf;

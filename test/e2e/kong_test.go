@@ -485,6 +485,7 @@ func (s *system) startURL(t testing.TB, o options) *system {
 	}
 	const none = "GATEWAY=url: this process is not the suite's"
 	s.node, s.attester, s.gateway, s.plugin = absent{"this system has no edge"}, absent{"this system has no edge"}, absent{none}, absent{none}
-	s.startTask(t, o, planned(t, vars), "")
+	s.plans = planned(t, vars)
+	s.startTask(t, o, s.plans, "")
 	return s
 }

@@ -82,8 +82,7 @@ func (p *process) run() error {
 	defer p.mu.Unlock()
 	cmd := p.command()
 	cmd.Stdout, cmd.Stderr = p, p
-	// A group of its own: a signal reaches the children too.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -183,9 +182,12 @@ func (p *process) end(t testing.TB) {
 	}
 }
 
+// startPatience is for several real Kongs that start at once.
+const startPatience = 90 * time.Second
+
 func waitReady(t testing.TB, name string, u unit) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
 	if err := u.ready(ctx); err != nil {
 		t.Fatalf("%s does not get ready: %v\n%s", name, err, tail(u.log(), 3000))

@@ -73,8 +73,9 @@ type system struct {
 	dir        string
 	net        network
 	gate       gateway
-	kongFile   string // the declarative file
-	socket     string // the plugin's
+	plans      task
+	kongFile   string         // the declarative file
+	socket     string         // the plugin's
 	service    map[int]string // ports of the chart's Service and the addresses behind them
 }
 
@@ -98,8 +99,8 @@ func terraformVars(t testing.TB, verifying *evidence.KeySet) map[string]any {
 		"wallarm_api_token_secret_arn": tokenARN, "signing_jwks_secret_arn": keysARN, "verification_jwks": keySetJSON(t, verifying),
 		"wallarm_mode": "block", "wallarm_application": 7,
 		"node_nginx": map[string]any{"log_query": true},
-		// A status is news at once, so that no test waits for it.
-		"attester_environment": map[string]string{"ATTESTER_STATUS_INTERVAL": "50ms", "ATTESTER_STATUS_MAX_AGE": "1s", "ATTESTER_SHUTDOWN_DELAY": "0s"},
+		// A change of the status is news soon, and nobody waits for an idle listener.
+		"attester_environment": map[string]string{"ATTESTER_STATUS_INTERVAL": "200ms", "ATTESTER_SHUTDOWN_DELAY": "0s"},
 	}
 }
 
@@ -122,6 +123,12 @@ services:
         paths: [/]
         strip_path: false
         preserve_host: true
+      # Kong holds an answer back in its buffers unless it is told otherwise.
+      - name: events
+        paths: [/sse]
+        strip_path: false
+        preserve_host: true
+        response_buffering: false
       - name: sockets
         paths: [/ws]
         strip_path: false
@@ -172,6 +179,7 @@ func start(t testing.TB, o options) *system {
 		delete(vars, "verification_jwks")
 	}
 	plans := planned(t, vars)
+	s.plans = plans
 	s.upstream = newRecorder(t, s.net.upstream()+":"+appPort, o.lean, s.inspected)
 	s.startPod(t, o, plans, verifying)
 	s.startTask(t, o, plans, s.balanced(t, plans))
