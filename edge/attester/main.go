@@ -92,9 +92,12 @@ type clock struct {
 	elapsed func() time.Duration
 }
 
+// wallClock is the system's, but in a build with -tags faults.
+var wallClock = time.Now
+
 func systemClock() clock {
 	start := time.Now()
-	return clock{wall: time.Now, elapsed: func() time.Duration { return time.Since(start) }}
+	return clock{wall: wallClock, elapsed: func() time.Duration { return time.Since(start) }}
 }
 
 // attester is one attester with all its parts.
