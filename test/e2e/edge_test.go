@@ -58,7 +58,7 @@ func nginxBinary(t testing.TB) string {
 	return ""
 }
 
-var stated = regexp.MustCompile(`(?m)^wallarm_mode (\w+); set \$gate_mode (\w+);$[^$]*set \$gate_application (-?\d+);$`)
+var modeLines = regexp.MustCompile(`(?m)^wallarm_mode (\w+); set \$gate_mode (\w+);$[^$]*set \$gate_application (-?\d+);$`)
 
 // newNode runs the node's container: its command with its environment, nginx with
 // the OWASP CRS stand-in in the place of the image's init.
@@ -81,7 +81,7 @@ func (s *system) newNode(t testing.TB, plans task) *process {
 	if err != nil {
 		t.Fatalf("GATE_WALLARM_CONF: %v", err)
 	}
-	words := stated.FindStringSubmatch(string(wallarm))
+	words := modeLines.FindStringSubmatch(string(wallarm))
 	if words == nil || words[1] != words[2] {
 		t.Fatalf("the planned wallarm.conf states no mode and application, or another mode than it sets:\n%s", wallarm)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -51,16 +50,20 @@ func signWith(t testing.TB, m evidence.Message, key *evidence.Key, at time.Time,
 
 // fields are the header lines of evidence, as the attester sends them.
 func fields(m evidence.Message) string {
-	var b strings.Builder
+	return strings.Join(lines(m), "\r\n") + "\r\n"
+}
+
+// lines are the same, each by itself.
+func lines(m evidence.Message) (lines []string) {
 	for _, f := range [][2]string{
 		{evidence.HeaderRequestID, m.RequestID}, {evidence.HeaderClientIP, m.ClientIP}, {evidence.HeaderMode, m.Mode},
 		{evidence.HeaderApplication, m.Application}, {evidence.HeaderNode, m.Node}, {evidence.HeaderInspection, m.Inspection},
 		{evidence.HeaderSignatureInput, m.SignatureInput}, {evidence.HeaderSignature, m.Signature},
 		{"Connection", "Signature, Signature-Input"},
 	} {
-		fmt.Fprintf(&b, "%s: %s\r\n", f[0], f[1])
+		lines = append(lines, f[0]+": "+f[1])
 	}
-	return b.String()
+	return lines
 }
 
 // signed puts evidence into a raw request, right behind the request line.

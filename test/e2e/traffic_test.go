@@ -204,13 +204,13 @@ func (s *system) testPastTheEdge(t *testing.T) {
 			m := s.statement("GET", "/v1/orders")
 			change(&m)
 			m = s.sign(t, m)
-			return s.get("/v1/orders", trace, strings.Split(strings.TrimSuffix(fields(m), "\r\n"), "\r\n")...)
+			return s.get("/v1/orders", trace, lines(m)...)
 		}
 	}
 	by := func(set *evidence.KeySet, age, lifetime time.Duration) func(*testing.T, string) string {
 		return func(t *testing.T, trace string) string {
 			m := signWith(t, s.statement("GET", "/v1/orders"), set.Keys()[0], time.Now().Add(-age), lifetime)
-			return s.get("/v1/orders", trace, strings.Split(strings.TrimSuffix(fields(m), "\r\n"), "\r\n")...)
+			return s.get("/v1/orders", trace, lines(m)...)
 		}
 	}
 	for _, tc := range []struct {
