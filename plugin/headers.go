@@ -41,6 +41,11 @@ func removal(names ...string) *structpb.Struct {
 var (
 	// What nobody verified: all of it.
 	removeAll = removal(evidence.Headers()...)
+	// After an exemption also that by which an upstream could take the request for
+	// another one than the exemption matched: a framing that nginx does not read,
+	// so that a body holds a second request, another method, another target.
+	removeExempt = removal(append(evidence.Headers(), "Transfer_Encoding", "Content_Length",
+		"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL")...)
 	// After a verified signature the six values may go on; the proof may not.
 	removeProof = removal(evidence.HeaderSignatureInput, evidence.HeaderSignature, evidence.HeaderToken)
 	// A token vouches for what the node states, not for the attester's part.
@@ -51,6 +56,8 @@ var (
 // removalFor returns what must go before the request may pass, nil for nothing.
 func (v *verdict) removalFor() *structpb.Struct {
 	switch {
+	case v.decision == exempt:
+		return removeExempt
 	case v.decision != allow:
 		if v.read && !v.vars.carriesEvidence() {
 			return nil

@@ -22,6 +22,11 @@ func TestSpellings(t *testing.T) {
 			t.Errorf("%s is no header of the contract", name)
 		}
 	}
+	for _, framing := range []string{"Transfer-Encoding", "Content-Length"} {
+		if removeExempt.Fields[framing] != nil {
+			t.Errorf("%s is removed, and with it the body", framing)
+		}
+	}
 }
 
 func TestRemoval(t *testing.T) {
@@ -37,8 +42,8 @@ func TestRemoval(t *testing.T) {
 		{"allowed, underscore in Connection", verdict{decision: allow, read: true, vars: variables{varConnection: "signature, signature_input"}}, 3 + 4},
 		{"allowed", verdict{decision: allow, read: true}, 3 + 4},
 		{"allowed by token", verdict{decision: allow, read: true, byToken: true, vars: variables{varConnection: plainConnection}}, 3 + 4 + 4 + 4},
-		{"exempt, nothing there", verdict{decision: exempt, read: true}, 0},
-		{"exempt, evidence there", verdict{decision: exempt, read: true, vars: variables{varMode: "block"}}, 39},
+		{"exempt, nothing there", verdict{decision: exempt, read: true}, 39 + 2 + 8 + 4 + 4 + 4 + 4},
+		{"reported, nothing there", verdict{decision: report, read: true}, 0},
 		{"reported, a token there", verdict{decision: report, read: true, vars: variables{varToken: "x"}}, 39},
 		{"reported, nothing could be read", verdict{decision: report}, 39},
 		{"reported, Connection names the proof", verdict{decision: report, read: true, vars: variables{varConnection: plainConnection, varSignature: "x"}}, 39},
