@@ -601,6 +601,8 @@ func TestNotes(t *testing.T) {
 	}{
 		"minimal":                 {"", "minimal", []string{"2 pods do not share a replay store"}},
 		"one pod":                 {"replicaCount: 1", "minimal", nil},
+		"a shared store":          {"", "redis", nil},
+		"a store in clear":        {"gate: {redis: {onError: local, tls: {enabled: false, ca: {existingConfigMap: ''}}}}", "redis", []string{"each pod goes on for itself", "the connection to the replay store is not encrypted"}},
 		"replay off":              {"gate: {config: {replay: {store: \"off\"}}}", "minimal", nil},
 		"autoscaled":              {"", "image", []string{"weaker gate of their own: sockets", "12 pods do not share a replay store"}},
 		"nlb":                     {"", "nlb", []string{"2 pods do not share a replay store", "from the NLB to Kong is not encrypted"}},

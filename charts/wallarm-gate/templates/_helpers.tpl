@@ -140,6 +140,23 @@ seccompProfile:
 {{- toJson $found -}}
 {{- end }}
 
+{{/* The source of the volume with the CA of the replay store's server; empty: none. */}}
+{{- define "wallarm-gate.redisVolume" -}}
+{{- with .Values.gate.redis.tls.ca -}}
+{{- $items := printf "items:\n  - key: %s\n    path: ca.crt" .key | indent 2 -}}
+{{- if .existingSecret -}}
+secret:
+  secretName: {{ .existingSecret }}
+  defaultMode: 0440
+{{ $items }}
+{{- else if .existingConfigMap -}}
+configMap:
+  name: {{ .existingConfigMap }}
+{{ $items }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* The volume with the JWK Set, a directory so that a change reaches the pod. */}}
 {{- define "wallarm-gate.keyVolume" -}}
 {{- with .Values.gate.keys -}}

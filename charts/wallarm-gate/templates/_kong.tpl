@@ -26,7 +26,21 @@
 {{- else -}}
 {{- $_ := set $c "jwks_file" "/etc/wallarm-gate/keys/jwks.json" -}}
 {{- end -}}
+{{- if eq $c.replay.store "redis" }}{{ $_ := set $c.replay "redis" (fromJson (include "wallarm-gate.redis" .)) }}{{ end -}}
 {{- toJson $c -}}
+{{- end }}
+
+{{/* config.replay.redis of that gate, as JSON. */}}
+{{- define "wallarm-gate.redis" -}}
+{{- with .Values.gate.redis -}}
+{{- $tls := dict "enabled" .tls.enabled -}}
+{{- with .tls.serverName }}{{ $_ := set $tls "server_name" . }}{{ end -}}
+{{- if or .tls.ca.existingConfigMap .tls.ca.existingSecret }}{{ $_ := set $tls "ca_file" "/etc/wallarm-gate/redis/ca.crt" }}{{ end -}}
+{{- $r := dict "address" .address "database" (int .database) "tls" $tls "timeout" (int .timeout) "pool_size" (int .poolSize) "prefix" .prefix "on_error" .onError -}}
+{{- with .username }}{{ $_ := set $r "username" . }}{{ end -}}
+{{- if .password.existingSecret }}{{ $_ := set $r "password" "{vault://env/wallarm-gate-redis-password}" }}{{ end -}}
+{{- toJson $r -}}
+{{- end -}}
 {{- end }}
 
 {{/* Name or id that a reference such as `route: r` or `route: {name: r}` holds. */}}
@@ -61,6 +75,8 @@
 - declarative.inline: {{ $name }}.config is no mapping
 {{- else if not (or (kindIs "invalid" $entity.config.replay) (kindIs "map" $entity.config.replay) (ne (toString $entity.name) "wallarm-gate")) }}
 - declarative.inline: {{ $name }}.config.replay is no mapping
+{{- else if and (eq (toString $entity.name) "wallarm-gate") (kindIs "map" $entity.config.replay) (not (or (kindIs "invalid" $entity.config.replay.redis) (kindIs "map" $entity.config.replay.redis))) }}
+- declarative.inline: {{ $name }}.config.replay.redis is no mapping
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -162,8 +178,16 @@
 {{- $more := false -}}
 {{- range $e := default list $i.exempt }}{{ if not (has $e (default list $g.exempt)) }}{{ $more = true }}{{ end }}{{ end -}}
 {{- if $more }}{{ $weak = append $weak "exempt" }}{{ end -}}
-{{- if and (ne $i.replay.store "memory") (eq $g.replay.store "memory") }}{{ $weak = append $weak "replay.store" }}{{ end -}}
+{{- range $n, $store := list "off" "memory" "redis" -}}
+{{- if and (eq $store $g.replay.store) (has $i.replay.store (slice (list "off" "memory" "redis") 0 $n)) }}{{ $weak = append $weak "replay.store" }}{{ end -}}
+{{- end -}}
+{{- if and (eq (include "wallarm-gate.onError" $i) "local") (eq (include "wallarm-gate.onError" $g) "deny") }}{{ $weak = append $weak "replay.redis.on_error" }}{{ end -}}
 {{- join ", " $weak -}}
+{{- end }}
+
+{{/* What a gate does without its shared store: deny or local; empty: it has none. */}}
+{{- define "wallarm-gate.onError" -}}
+{{- if eq (toString .replay.store) "redis" }}{{ default "deny" (default dict .replay.redis).on_error }}{{ end -}}
 {{- end }}
 
 {{/* The configuration of the global gate with its defaults, as JSON. An existing
@@ -175,7 +199,8 @@
 {{- if eq $g.scope "global" }}{{ $c = $g.config }}{{ end -}}
 {{- end -}}
 {{- else -}}
-{{- $c = .Values.gate.config -}}
+{{- $c = deepCopy .Values.gate.config -}}
+{{- if eq $c.replay.store "redis" }}{{ $_ := set $c.replay "redis" (fromJson (include "wallarm-gate.redis" .)) }}{{ end -}}
 {{- end -}}
 {{- mergeOverwrite (fromJson (include "wallarm-gate.defaults" .)) (deepCopy $c) | toJson -}}
 {{- end }}

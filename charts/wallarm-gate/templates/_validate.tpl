@@ -3,7 +3,7 @@
 
 {{- define "wallarm-gate.validate" -}}
 {{- $wrong := list -}}
-{{- range $check := list "images" "keys" "external" "sources" "gates" "tls" "network" "pods" -}}
+{{- range $check := list "images" "keys" "external" "sources" "gates" "redis" "tls" "network" "pods" -}}
 {{- $wrong = append $wrong (trim (include (printf "wallarm-gate.validate.%s" $check) $)) -}}
 {{- end -}}
 {{- with compact $wrong -}}
@@ -187,6 +187,45 @@
 {{- end }}
 {{- end }}
 
+{{- define "wallarm-gate.validate.redis" -}}
+{{- $r := .Values.gate.redis -}}{{- $store := .Values.gate.config.replay.store -}}
+{{- if .Values.services }}
+{{- if and (eq $store "redis") (not $r.address) }}
+- gate.config.replay.store is redis: set gate.redis.address
+{{- end }}
+{{- if and (ne $store "redis") $r.address }}
+- gate.redis.address is set, but gate.config.replay.store is {{ $store }}: set it to redis, or remove the address
+{{- end }}
+{{- end }}
+{{- if and $r.username (not $r.password.existingSecret) }}
+- gate.redis.username is set without a password: set gate.redis.password.existingSecret
+{{- end }}
+{{- if and $r.tls.ca.existingConfigMap $r.tls.ca.existingSecret }}
+- gate.redis.tls.ca has two sources: set existingConfigMap or existingSecret
+{{- end }}
+{{- if and (not $r.tls.enabled) (or $r.tls.serverName $r.tls.ca.existingConfigMap $r.tls.ca.existingSecret) }}
+- gate.redis.tls.enabled is false, but its serverName or ca is set: set it to true, or remove them
+{{- end }}
+{{- $ports := list -}}
+{{- range .Values.networkPolicy.redis }}{{ range .ports }}{{ $ports = append $ports (int .) }}{{ end }}{{ end -}}
+{{- with include "wallarm-gate.document" . -}}
+{{- range $gate := fromJsonArray (include "wallarm-gate.gates" (fromYaml .)) -}}
+{{- with (default dict $gate.config.replay).redis }}
+{{- if and .password (not (hasPrefix "{vault://" (toString .password))) }}
+- the gate in {{ $gate.where }} holds the password of its replay store in clear: refer to it, as in {vault://env/wallarm-gate-redis-password} with gate.redis.password
+{{- end }}
+{{- if and (hasPrefix "/etc/wallarm-gate/redis/" (toString (default dict .tls).ca_file)) (not (or $r.tls.ca.existingConfigMap $r.tls.ca.existingSecret)) }}
+- the gate in {{ $gate.where }} reads {{ .tls.ca_file }}, which is not mounted: set gate.redis.tls.ca
+{{- end }}
+{{- $port := regexFind "[0-9]+$" (toString (default "" .address)) -}}
+{{- if and $.Values.networkPolicy.enabled $port (not (has (int $port) $ports)) }}
+- networkPolicy.redis lets Kong reach no port {{ $port }}, where the replay store of the gate in {{ $gate.where }} is: declare it
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "wallarm-gate.validate.tls" -}}
 {{- $t := .Values.tls -}}
 {{- if eq $t.terminatedAt "kong" }}
@@ -237,7 +276,7 @@
 {{- if and .Values.monitoring.podMonitor.enabled (not .Values.networkPolicy.metricsFrom) }}
 - networkPolicy.metricsFrom is empty: Prometheus could not reach what monitoring.podMonitor names; set it to Prometheus's namespace
 {{- end }}
-{{- range concat .Values.networkPolicy.upstreams .Values.networkPolicy.metricsFrom }}
+{{- range concat .Values.networkPolicy.upstreams .Values.networkPolicy.redis .Values.networkPolicy.metricsFrom }}
 {{- if or (and .cidr (or .namespace .podLabels)) (not (or .cidr .namespace .podLabels)) }}
 - networkPolicy has the peer {{ toJson . }}: give it a cidr, or a namespace and/or podLabels
 {{- end }}
@@ -267,7 +306,7 @@
 {{- end }}
 {{- end }}
 {{- range .Values.extraVolumes }}
-{{- if has .name (list "kong-prefix" "tmp" "gate-run" "gate" "declarative" "keys" "tls" "client-ca") }}
+{{- if has .name (list "kong-prefix" "tmp" "gate-run" "gate" "declarative" "keys" "tls" "client-ca" "redis-ca") }}
 - extraVolumes has the name {{ .name }}, which the chart owns: choose another
 {{- end }}
 {{- end }}
