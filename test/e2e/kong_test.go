@@ -96,10 +96,11 @@ func startKong(t testing.TB, p *pod, env map[string]string, plain string) gatewa
 	k := &kong{command: command, conf: conf, prefix: p.path(&p.kong, containerPath(t, p, "KONG_PREFIX")), probe: p.readiness(t)}
 	k.program = p.path(&p.kong, strings.Fields(containerPath(t, p, "KONG_PLUGINSERVER_WALLARM_GATE_START_CMD"))[0])
 	k.process = &process{
-		name: "kong", grace: patience, url: k.probe,
+		name: "kong", grace: startPatience, url: k.probe,
 		command: func() *exec.Cmd {
-			cmd := k.run("start")
-			cmd.Env = pairs(env)
+			// The kong command takes no notice of SIGTERM; the chart's pod calls kong quit.
+			cmd := exec.Command("sh", append([]string{"-c", `trap 'kill -QUIT "$(cat "$PIDFILE")"' TERM; "$@" & wait; wait`, "sh"}, k.run("start").Args...)...)
+			cmd.Env = append(pairs(env), "PIDFILE="+filepath.Join(k.prefix, "pids", "nginx.pid"))
 			return cmd
 		},
 		main: k.master,
@@ -148,7 +149,7 @@ func (k *kong) reload(t testing.TB, _ string) {
 	fresh := func(now, old []int, n int) bool {
 		return len(now) >= n && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(old, pid) })
 	}
-	eventually(t, "kong reload: new workers and a new plugin", func() bool {
+	within(t, startPatience, "kong reload: new workers and a new plugin", func() bool {
 		return fresh(k.workers(), before, len(before)) && fresh(k.plugins(), plugins, 1)
 	})
 	waitReady(t, "kong", k)
@@ -165,6 +166,9 @@ func (k *kong) kill() error {
 		syscall.Kill(pid, syscall.SIGKILL)
 		waitGone(pid)
 	}
+	// A container's start does not look at it; kong start does, and takes a
+	// process that nobody has reaped for one that runs.
+	os.Remove(filepath.Join(k.prefix, "pids", "nginx.pid"))
 	return err
 }
 
@@ -238,7 +242,7 @@ func (s spawned) stop(t testing.TB) {
 
 func (s spawned) start(t testing.TB) {
 	t.Helper()
-	eventually(t, "Kong has started the plugin", func() bool { return s.pid() != 0 })
+	within(t, startPatience, "Kong has started the plugin", func() bool { return s.pid() != 0 })
 	waitReady(t, "plugin", s)
 }
 
