@@ -34,8 +34,8 @@ func (s *system) observes(t testing.TB, what string) bool {
 	switch what {
 	case "reason":
 		shown = s.metricsURL != ""
-	case "upstream":
-		shown = s.upstream != nil
+	case "source":
+		shown = s.kind != "url" // who may connect is its own configuration
 	case "process":
 		shown = s.kind != "url"
 	default:

@@ -484,9 +484,7 @@ func (s *system) startURL(t testing.TB, o options) *system {
 		s.originTLS += ":443"
 	}
 	s.origin, s.metricsURL = os.Getenv("GATEWAY_PLAIN"), os.Getenv("GATEWAY_METRICS_URL")
-	if addr := os.Getenv("GATEWAY_UPSTREAM_LISTEN"); addr != "" {
-		s.upstream = newRecorder(t, addr, o.lean, s.inspected)
-	}
+	s.upstream = newRecorder(t, need("GATEWAY_UPSTREAM_LISTEN"), o.lean, s.inspected)
 	const none = "GATEWAY=url: this process is not the suite's"
 	s.node, s.attester, s.gateway, s.plugin = absent{"this system has no edge"}, absent{"this system has no edge"}, absent{none}, absent{none}
 	s.plans = planned(t, vars)

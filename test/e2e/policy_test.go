@@ -25,10 +25,7 @@ func TestMinMode(t *testing.T) {
 	monitoring := map[string]any{"wallarm_mode": "monitoring"}
 	t.Run("as Terraform says", func(t *testing.T) {
 		t.Parallel()
-		s := start(t, options{terraform: monitoring})
-		if s.kind == "url" {
-			t.Skip("NOT OBSERVED: GATEWAY=url: its min_mode is its own")
-		}
+		s := start(t, options{terraform: monitoring, values: " "}) // a gateway that runs already has its own min_mode
 		for _, target := range []string{"/v1/orders", attack} {
 			trace := newTrace()
 			s.wantDecision(t, allowed, func() {
@@ -166,9 +163,7 @@ func TestTimeouts(t *testing.T) {
 	if a.status != http.StatusGatewayTimeout || time.Since(begin) > 3*time.Second {
 		t.Errorf("answer %d after %v, want 504 before the upstream's answer", a.status, time.Since(begin))
 	}
-	if s.observes(t, "upstream") {
-		s.arrived(t, trace)
-	}
+	s.arrived(t, trace)
 	found := false
 	eventually(t, "the node logs the attester's 504", func() bool {
 		for _, line := range strings.Split(s.node.log(), "\n") {
@@ -227,7 +222,7 @@ func TestTimeouts(t *testing.T) {
 func TestRedirectIsTheLoadBalancers(t *testing.T) {
 	t.Parallel()
 	redirects := 0
-	for _, l := range plan.OfType(planned(t, terraformVars(t, suiteKeysPublic(t))).resources, "aws_lb_listener") {
+	for _, l := range plan.OfType(planned(t, terraformVars(t, suiteKeys())).resources, "aws_lb_listener") {
 		if fmt.Sprint(l.Values["port"]) != "80" {
 			continue
 		}
@@ -243,9 +238,4 @@ func TestRedirectIsTheLoadBalancers(t *testing.T) {
 	if redirects != 1 {
 		t.Errorf("%d listeners on port 80, want the one that redirects", redirects)
 	}
-}
-
-func suiteKeysPublic(t testing.TB) *evidence.KeySet {
-	t.Helper()
-	return public(t, suiteKeys())
 }

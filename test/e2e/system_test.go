@@ -96,7 +96,7 @@ func terraformVars(t testing.TB, verifying *evidence.KeySet) map[string]any {
 		"attester_image":  "123456789012.dkr.ecr.eu-central-1.amazonaws.com/attester:1.0.0",
 		"server_names":    []string{hostName},
 		"gateway_url":     "https://" + gatewayName, "gateway_cidrs": []string{"10.0.21.0/24"}, "gateway_ca_pem": string(suiteCA().pem),
-		"wallarm_api_token_secret_arn": tokenARN, "signing_jwks_secret_arn": keysARN, "verification_jwks": keySetJSON(t, verifying),
+		"wallarm_api_token_secret_arn": tokenARN, "signing_jwks_secret_arn": keysARN, "verification_jwks": keySetJSON(t, public(t, verifying)),
 		"wallarm_mode": "block", "wallarm_application": 7,
 		"node_nginx": map[string]any{"log_query": true},
 		// A change of the status is news soon, and nobody waits for an idle listener.
