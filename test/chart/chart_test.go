@@ -22,7 +22,7 @@ func TestGolden(t *testing.T) {
 	for _, name := range ciNames(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			golden(t, name+".yaml", render(t, "", name).text)
+			golden(t, name+".yaml", render(t, `{monitoring: {dashboard: {enabled: false}}}`, name).text)
 		})
 	}
 }

@@ -128,6 +128,8 @@ type manifests struct {
 	Certificate *certificate
 	Test        *corev1.Pod
 	PodMonitor  *monitoringv1.PodMonitor
+	Rules       *monitoringv1.PrometheusRule
+	Dashboard   *corev1.ConfigMap
 	External    map[string]*externalSecret // by name
 }
 
@@ -275,6 +277,11 @@ func (m *manifests) add(t *testing.T, object runtime.Object, kind *schema.GroupV
 		once(m.Secret == nil)
 		m.Secret = o
 	case *corev1.ConfigMap:
+		if strings.HasSuffix(o.Name, "-dashboard") {
+			once(m.Dashboard == nil)
+			m.Dashboard = o
+			return
+		}
 		once(m.Keys == nil)
 		m.Keys = o
 	case *networkingv1.NetworkPolicy:
@@ -289,6 +296,9 @@ func (m *manifests) add(t *testing.T, object runtime.Object, kind *schema.GroupV
 	case *monitoringv1.PodMonitor:
 		once(m.PodMonitor == nil)
 		m.PodMonitor = o
+	case *monitoringv1.PrometheusRule:
+		once(m.Rules == nil)
+		m.Rules = o
 	case *corev1.Pod:
 		once(m.Test == nil)
 		m.Test = o
