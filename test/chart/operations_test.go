@@ -104,6 +104,26 @@ func TestExternalSecrets(t *testing.T) {
 	}
 }
 
+// The password of the replay store comes from the store of external-secrets as from a Secret.
+func TestExternalReplayPassword(t *testing.T) {
+	t.Parallel()
+	m := render(t, "gate: {redis: {password: {existingSecret: '', externalSecret: {key: edge/replay, property: password}}}}\nexternalSecrets: {secretStoreRef: {name: aws}}", "redis")
+	e := m.External["gate-wallarm-gate-redis"]
+	if len(m.External) != 1 || e == nil || len(e.Spec.Data) != 1 || e.Spec.Data[0].RemoteRef.Key != "edge/replay" || e.Spec.Data[0].RemoteRef.Property != "password" {
+		t.Fatalf("ExternalSecrets %+v", m.External)
+	}
+	at := slices.IndexFunc(m.kong(t).Env, func(v corev1.EnvVar) bool { return v.Name == "WALLARM_GATE_REDIS_PASSWORD" })
+	if at < 0 {
+		t.Fatal("WALLARM_GATE_REDIS_PASSWORD is not set")
+	}
+	if ref := m.kong(t).Env[at].ValueFrom.SecretKeyRef; ref.Name != e.Spec.Target.Name || ref.Key != e.Spec.Data[0].SecretKey {
+		t.Errorf("the password is key %s of %s, external-secrets makes key %s of %s", ref.Key, ref.Name, e.Spec.Data[0].SecretKey, e.Spec.Target.Name)
+	}
+	if !strings.Contains(m.Secret.StringData["kong.yml"], "{vault://env/wallarm-gate-redis-password}") {
+		t.Errorf("kong.yml does not refer to the password:\n%s", m.Secret.StringData["kong.yml"])
+	}
+}
+
 // Keys that external-secrets brings are the keys that the plugin verifies with, and a change of
 // theirs needs no restart.
 func TestExternalKeysRun(t *testing.T) {

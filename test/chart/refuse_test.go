@@ -117,6 +117,7 @@ var refusals = map[string]struct{ values, want string }{
 	"a store without address":     {"gate: {config: {replay: {store: redis}}}", "gate.config.replay.store is redis: set gate.redis.address"},
 	"an address without store":    {"gate: {redis: {address: 'r:6379'}}", "gate.redis.address is set, but gate.config.replay.store is memory"},
 	"a user without password":     {"gate: {redis: {username: u}}", "gate.redis.username is set without a password"},
+	"two sources of the password": {"gate: {redis: {password: {existingSecret: s, externalSecret: {key: k}}}}\nexternalSecrets: {secretStoreRef: {name: s}}", "gate.redis.password has two sources: set existingSecret or externalSecret"},
 	"two CAs of the store":        {"gate: {redis: {tls: {ca: {existingConfigMap: c, existingSecret: s}}}}", "gate.redis.tls.ca has two sources"},
 	"a CA without TLS":            {"gate: {redis: {tls: {enabled: false, serverName: r}}}", "gate.redis.tls.enabled is false, but its serverName or ca is set"},
 	"no way to the store":         {"gate: {config: {replay: {store: redis}}, redis: {address: 'r:6379'}}", "networkPolicy.redis lets Kong reach no port 6379, where the replay store of the gate in the global plugins is"},

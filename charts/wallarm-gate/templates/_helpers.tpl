@@ -157,6 +157,13 @@ configMap:
 {{- end -}}
 {{- end }}
 
+{{/* The Secret with the password of the replay store, likewise; empty: none. */}}
+{{- define "wallarm-gate.redisSecret" -}}
+{{- with .Values.gate.redis.password -}}
+{{- if .externalSecret.key -}}{{ include "wallarm-gate.fullname" $ }}-redis{{- else -}}{{ .existingSecret }}{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* The volume with the JWK Set, a directory so that a change reaches the pod. */}}
 {{- define "wallarm-gate.keyVolume" -}}
 {{- with .Values.gate.keys -}}
@@ -182,15 +189,32 @@ configMap:
 {{- $found := list -}}
 {{- if .Values.gate.keys.externalSecret.key }}{{ $found = append $found "gate.keys.externalSecret" }}{{ end -}}
 {{- if .Values.gate.tokens.externalSecrets }}{{ $found = append $found "gate.tokens.externalSecrets" }}{{ end -}}
+{{- if .Values.gate.redis.password.externalSecret.key }}{{ $found = append $found "gate.redis.password.externalSecret" }}{{ end -}}
 {{- toJson $found -}}
 {{- end }}
 
-{{/* One key of an ExternalSecret: where it is in the store. */}}
-{{- define "wallarm-gate.remoteRef" -}}
-key: {{ .key | quote }}
-{{- with .property }}
-property: {{ . | quote }}
-{{- end }}
+{{/* An ExternalSecret: name, and data from the Secret's keys to places in the store. */}}
+{{- define "wallarm-gate.externalSecret" -}}
+apiVersion: external-secrets.io/v1
+kind: ExternalSecret
+metadata:
+  name: {{ .name }}
+  labels: {{- include "wallarm-gate.labels" .root | nindent 4 }}
+spec:
+  refreshInterval: {{ .root.Values.externalSecrets.refreshInterval }}
+  secretStoreRef: {{- toYaml .root.Values.externalSecrets.secretStoreRef | nindent 4 }}
+  target:
+    name: {{ .name }}
+    creationPolicy: Owner
+  data:
+    {{- range $key, $remote := .data }}
+    - secretKey: {{ $key }}
+      remoteRef:
+        key: {{ $remote.key | quote }}
+        {{- with $remote.property }}
+        property: {{ . | quote }}
+        {{- end }}
+    {{- end }}
 {{- end }}
 
 {{/* A duration of Prometheus's such as 30s or 1m, in seconds. */}}

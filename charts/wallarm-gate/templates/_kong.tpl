@@ -38,7 +38,7 @@
 {{- if or .tls.ca.existingConfigMap .tls.ca.existingSecret }}{{ $_ := set $tls "ca_file" "/etc/wallarm-gate/redis/ca.crt" }}{{ end -}}
 {{- $r := dict "address" .address "database" (int .database) "tls" $tls "timeout" (int .timeout) "pool_size" (int .poolSize) "prefix" .prefix "on_error" .onError -}}
 {{- with .username }}{{ $_ := set $r "username" . }}{{ end -}}
-{{- if .password.existingSecret }}{{ $_ := set $r "password" "{vault://env/wallarm-gate-redis-password}" }}{{ end -}}
+{{- if include "wallarm-gate.redisSecret" $ }}{{ $_ := set $r "password" "{vault://env/wallarm-gate-redis-password}" }}{{ end -}}
 {{- toJson $r -}}
 {{- end -}}
 {{- end }}

@@ -72,7 +72,7 @@
 - {{ join " and " $external }} would be read from no store: set externalSecrets.secretStoreRef.name
 {{- end }}
 {{- if and $store (not $external) }}
-- externalSecrets.secretStoreRef is set, but nothing is read from that store: set gate.keys.externalSecret.key or gate.tokens.externalSecrets, or remove it
+- externalSecrets.secretStoreRef is set, but nothing is read from that store: set gate.keys.externalSecret.key, gate.tokens.externalSecrets or gate.redis.password.externalSecret.key, or remove it
 {{- end }}
 {{- if and $t.externalSecrets (or $t.existingSecret $t.keys) }}
 - gate.tokens has two sources: set existingSecret and keys, or externalSecrets
@@ -197,8 +197,11 @@
 - gate.redis.address is set, but gate.config.replay.store is {{ $store }}: set it to redis, or remove the address
 {{- end }}
 {{- end }}
-{{- if and $r.username (not $r.password.existingSecret) }}
-- gate.redis.username is set without a password: set gate.redis.password.existingSecret
+{{- if and $r.username (not (include "wallarm-gate.redisSecret" .)) }}
+- gate.redis.username is set without a password: set gate.redis.password.existingSecret or externalSecret
+{{- end }}
+{{- if and $r.password.existingSecret $r.password.externalSecret.key }}
+- gate.redis.password has two sources: set existingSecret or externalSecret
 {{- end }}
 {{- if and $r.tls.ca.existingConfigMap $r.tls.ca.existingSecret }}
 - gate.redis.tls.ca has two sources: set existingConfigMap or existingSecret
