@@ -53,7 +53,18 @@ func IsHeader(name string) bool {
 	if len(name) < len(HeaderSignature) || len(name) > len(HeaderApplication) {
 		return false
 	}
-	switch FoldHeader(name) {
+	var folded [len(HeaderApplication)]byte // FoldHeader without its allocation
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		switch {
+		case c == '_':
+			c = '-'
+		case 'A' <= c && c <= 'Z':
+			c += 'a' - 'A'
+		}
+		folded[i] = c
+	}
+	switch string(folded[:len(name)]) {
 	case "x-wallarm-request-id", "x-wallarm-client-ip", "x-wallarm-mode", "x-wallarm-application",
 		"x-wallarm-node", "x-wallarm-inspection", "signature-input", "signature", "x-wallarm-token":
 		return true

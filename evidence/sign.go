@@ -1,11 +1,15 @@
 package evidence
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -16,6 +20,7 @@ type Signer struct {
 	key      *Key
 	lifetime int64
 	fixed    string // the end of the parameters, which never changes
+	work     *sync.Pool
 }
 
 // NewSigner returns a signer whose evidence expires lifetime after it was
@@ -29,7 +34,8 @@ func NewSigner(k *Key, lifetime time.Duration) (*Signer, error) {
 	}
 	fixed := append([]byte(`";keyid=`), quote(k.ID)...)
 	fixed = append(fixed, `;alg="`+string(k.Alg)+`";tag="`+Tag+`"`...)
-	return &Signer{key: k, lifetime: int64(lifetime / time.Second), fixed: string(fixed)}, nil
+	return &Signer{key: k, lifetime: int64(lifetime / time.Second), fixed: string(fixed),
+		work: &sync.Pool{New: func() any { return newWork(k) }}}, nil
 }
 
 // KeyID returns the id of the key that signs.
@@ -74,25 +80,53 @@ func (s *Signer) Sign(m *Message, now time.Time) error {
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails: crypto/rand
 
-	params := make([]byte, 0, 512)
-	params = append(params, components...)
-	params = append(params, ";created="...)
-	params = strconv.AppendInt(params, created, 10)
-	params = append(params, ";expires="...)
-	params = strconv.AppendInt(params, created+s.lifetime, 10)
-	params = append(params, `;nonce="`...)
-	params = base64.RawURLEncoding.AppendEncode(params, nonce[:])
-	params = append(params, s.fixed...)
-
-	var base = make([]byte, 0, 1024)
+	w := s.work.Get().(*work)
+	defer s.work.Put(w)
+	base := w.base[:0]
 	for i, name := range componentNames {
 		base = appendLine(base, name, m.value(component(i)))
 	}
-	base = appendParams(base, string(params))
+	base = appendParams(base, "")
+	params := len(base)
+	base = append(base, components...)
+	base = append(base, ";created="...)
+	base = strconv.AppendInt(base, created, 10)
+	base = append(base, ";expires="...)
+	base = strconv.AppendInt(base, created+s.lifetime, 10)
+	base = append(base, `;nonce="`...)
+	base = base64.RawURLEncoding.AppendEncode(base, nonce[:])
+	base = append(base, s.fixed...)
+	if cap(base) <= maxKeptBase {
+		w.base = base
+	}
 
-	m.SignatureInput = Label + "=" + string(params)
-	m.Signature = formatSignature(s.key.sign(base))
+	m.SignatureInput = Label + "=" + string(base[params:])
+	if w.mac == nil {
+		m.Signature = formatSignature(s.key.sign(base))
+		return nil
+	}
+	w.mac.Reset()
+	w.mac.Write(base)
+	m.Signature = formatSignature(w.mac.Sum(w.sum[:0]))
 	return nil
+}
+
+// work is what one call of Sign needs and the next one can use again.
+type work struct {
+	base []byte    // a signature base
+	mac  hash.Hash // keyed; nil for ed25519
+	sum  [sha256.Size]byte
+}
+
+// maxKeptBase bounds the bases that are kept, in bytes: a target may be 64 kB.
+const maxKeptBase = 4 << 10
+
+func newWork(k *Key) *work {
+	w := &work{base: make([]byte, 0, 1024)}
+	if k.Alg == AlgHMACSHA256 {
+		w.mac = hmac.New(sha256.New, k.secret)
+	}
+	return w
 }
 
 // check holds the covered values to their forms. Verify asks the same, so that

@@ -280,5 +280,8 @@ func parseSignature(dst []byte, s string) error {
 }
 
 func formatSignature(sig []byte) string {
-	return Label + "=:" + base64.StdEncoding.EncodeToString(sig) + ":"
+	b := make([]byte, 0, 128) // longer than any
+	b = append(b, Label+"=:"...)
+	b = base64.StdEncoding.AppendEncode(b, sig)
+	return string(append(b, ':'))
 }
