@@ -111,6 +111,7 @@ func TestUnaskedAnswer(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var requests atomic.Int64
+			said := make(chan struct{}, 5)
 			backend := rawBackend(t, func(_ int, c net.Conn, r *bufio.Reader) {
 				for i := 0; ; i++ {
 					if _, err := readHead(r); err != nil {
@@ -122,6 +123,7 @@ func TestUnaskedAnswer(t *testing.T) {
 						return
 					}
 					tt.answer(c)
+					said <- struct{}{}
 				}
 			})
 			r := start(t, options{backend: backend})
@@ -130,6 +132,7 @@ func TestUnaskedAnswer(t *testing.T) {
 				if res, body := r.do(r.request("POST", "/", nil)); res.StatusCode >= 400 || strings.Contains(body, "evil") {
 					t.Errorf("answer %d %q", res.StatusCode, body)
 				}
+				<-said // all of it
 			}
 			if n := requests.Load(); n != 5 {
 				t.Errorf("%d requests arrived, want 5", n)
@@ -185,6 +188,53 @@ func TestSweepFindsTheDead(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestHeaderBeforeTheBody: the header of an answer does not wait for a body that
+// is slow.
+func TestHeaderBeforeTheBody(t *testing.T) {
+	t.Parallel()
+	for name, framing := range map[string]string{
+		"unknown length": "Transfer-Encoding: chunked\r\n\r\n", "until the end": "\r\n", "known length": "Content-Length: 8\r\n\r\n",
+	} {
+		body := map[string]string{"unknown length": "4\r\nlate\r\n"}[name]
+		if body == "" {
+			body = "late"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			goOn := make(chan struct{})
+			backend := rawBackend(t, func(_ int, c net.Conn, r *bufio.Reader) {
+				if _, err := readHead(r); err != nil {
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 200 OK\r\n"+framing)
+				for range 2 {
+					<-goOn
+					io.WriteString(c, body)
+				}
+				if name == "unknown length" {
+					io.WriteString(c, "0\r\n\r\n")
+				}
+			})
+			r := start(t, options{backend: backend})
+			res, err := r.client.Do(r.request("GET", "/", nil)) // returns with the header
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			for range 2 {
+				goOn <- struct{}{}
+				piece := make([]byte, 4)
+				if _, err := io.ReadFull(res.Body, piece); err != nil || string(piece) != "late" {
+					t.Fatalf("piece %q, %v", piece, err)
+				}
+			}
+			if rest, err := io.ReadAll(res.Body); err != nil || len(rest) != 0 {
+				t.Errorf("%q, %v behind the last piece", rest, err)
+			}
+		})
+	}
 }
 
 // TestContentTypeIsNotGuessed: a browser would trust it.

@@ -27,7 +27,7 @@ const maxResponseHeader = 256 << 10
 type backendConn struct {
 	net.Conn // the socket, or TLS over it
 	socket   *socket
-	in       *bufio.Reader // reads through Read
+	in       *bufio.Reader // reads through Read; nil while idle
 	left     int64         // bytes that the header may still have
 	ended    bool          // a Read has failed: nothing more comes
 
@@ -59,7 +59,6 @@ func dial(ctx context.Context, address string, config *tls.Config, open *atomic.
 	s.look = s.lookAt
 	open.Add(1)
 	b := &backendConn{Conn: s, socket: s, config: config}
-	b.in = bufio.NewReader(b)
 	if config != nil {
 		t := tls.Client(s, config)
 		if err := t.HandshakeContext(ctx); err != nil {
@@ -80,7 +79,7 @@ func (c *backendConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
-	c.ended = c.ended || err != nil
+	c.ended = c.ended || err != nil && !isTimeout(err)
 	return n, err
 }
 
@@ -108,9 +107,25 @@ func (c *backendConn) readHeader(r *http.Request, interim func(*http.Response)) 
 	}
 }
 
-// reusable reports whether another request may follow an answer that has been
-// read to its end.
-func (c *backendConn) reusable() bool { return !c.ended && c.in.Buffered() == 0 }
+// readers lends the buffers of the connections that are in use. Header and body
+// of a usual answer fit into one.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 16<<10) }}
+
+// use readies an idle or new connection for a request.
+func (c *backendConn) use() {
+	c.in = readers.Get().(*bufio.Reader)
+	c.in.Reset(c)
+}
+
+// rest ends use after an answer that has been read to its end, and reports
+// whether another request may follow it.
+func (c *backendConn) rest() bool {
+	clean := !c.ended && c.in.Buffered() == 0
+	c.in.Reset(nil)
+	readers.Put(c.in)
+	c.in = nil
+	return clean
+}
 
 // socket is a TCP connection that counts what has been written to it, TLS
 // records included: nothing written means that nothing can have arrived.

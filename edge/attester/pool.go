@@ -47,6 +47,7 @@ func (p *pool) get(ctx context.Context, fresh bool) (*backendConn, error) {
 		p.mu.Unlock()
 		if p.mayServe(c) && c.socket.isQuiet() {
 			c.reused = true
+			c.use()
 			return c, nil
 		}
 		c.Close()
@@ -63,6 +64,7 @@ func (p *pool) get(ctx context.Context, fresh bool) (*backendConn, error) {
 		// opened together are not all opened anew together.
 		c.expires = p.elapsed() + p.maxAge - rand.N(p.maxAge/10+1)
 	}
+	c.use()
 	return c, nil
 }
 
@@ -76,7 +78,7 @@ func (p *pool) mayServe(c *backendConn) bool {
 // too old or one too many is closed.
 func (p *pool) put(c *backendConn) {
 	c.idleSince = p.elapsed()
-	if c.reusable() && p.mayServe(c) {
+	if c.rest() && p.mayServe(c) {
 		p.mu.Lock()
 		if !p.closed && len(p.idle) < p.maxIdle {
 			p.idle = append(p.idle, c)

@@ -182,7 +182,7 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 		whole = true
 		return
 	}
-	if err := copyAnswer(w, a.Body); err != nil {
+	if err := copyAnswer(w, a); err != nil {
 		// Ends the connection: half an answer must not look whole.
 		panic(http.ErrAbortHandler)
 	}
@@ -203,25 +203,47 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 }
 
-// copyAnswer passes a body on. Each piece goes out at once, unless it is the last
-// one, which the end of the answer takes along.
-func copyAnswer(w http.ResponseWriter, body io.Reader) error {
+// flushDelay is how long a piece of a body of known length may wait for the next one.
+const flushDelay = 50 * time.Millisecond
+
+// copyAnswer passes the body on. A piece of a body of unknown length goes out at
+// once, and so does the header before it. The last piece goes with the end.
+func copyAnswer(w http.ResponseWriter, a *answer) error {
 	buffer := copyBuffers.Get().(*[copyBufferSize]byte)
 	defer copyBuffers.Put(buffer)
-	for {
-		n, err := body.Read(buffer[:])
+	flush := http.NewResponseController(w).Flush
+	stream := a.ContentLength < 0
+	if stream && a.conn.in.Buffered() == 0 {
+		if err := flush(); err != nil {
+			return err
+		}
+	}
+	waits := false // a read of what may be long in coming has a limit
+	for left := a.ContentLength; ; {
+		if !stream && left > int64(a.conn.in.Buffered()) {
+			waits = true
+			a.conn.SetReadDeadline(time.Now().Add(flushDelay))
+		}
+		n, err := a.Body.Read(buffer[:])
+		left -= int64(n)
 		if n > 0 {
 			if _, err := w.Write(buffer[:n]); err != nil {
 				return err
 			}
 		}
-		if err == io.EOF {
+		late := waits && err != nil && isTimeout(err)
+		if waits && (err == io.EOF || late) {
+			waits = false
+			a.conn.SetReadDeadline(time.Time{})
+		}
+		switch {
+		case err == io.EOF:
 			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := http.NewResponseController(w).Flush(); err != nil {
+		case late, stream && err == nil:
+			if err := flush(); err != nil {
+				return err
+			}
+		case err != nil:
 			return err
 		}
 	}
