@@ -107,6 +107,7 @@ type Verifier struct {
 	Keys   func() *KeySet   // the keys in force; required for proof by signature
 	Tokens *TokenSet        // not nil: proof by token, which cannot prove inspection
 	Replay ReplayStore      // nil: replays are not looked for
+	Since  time.Time        // since when Replay remembers; evidence from before may have been used, and is stale. Zero: always
 	Now    func() time.Time // required
 }
 
@@ -231,6 +232,10 @@ func (v *Verifier) verifySignature(r *Request, keys *KeySet, a *Attestation) (in
 	}
 	if now.Before(a.Created.Add(-v.Policy.ClockSkew)) {
 		return in, now, ReasonFutureEvidence
+	}
+	if v.Replay != nil && a.Created.Before(v.Since) {
+		a.Detail = "created before the replay store began to remember"
+		return in, now, ReasonStaleEvidence
 	}
 	return in, now, ""
 }

@@ -213,6 +213,29 @@ func TestVerifyReplay(t *testing.T) {
 	}
 }
 
+// What was created before the store began to remember may have been used.
+func TestVerifySince(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "k", AlgEd25519)
+	v := verifier(keySet(t, key), noon)
+	for _, tc := range []struct {
+		name    string
+		replay  ReplayStore
+		created time.Time
+		want    Reason
+	}{
+		{"before", NewMemoryStore(10), noon.Add(-time.Second), ReasonStaleEvidence},
+		{"at", NewMemoryStore(10), noon, ""},
+		{"after", NewMemoryStore(10), noon.Add(time.Second), ""},
+		{"replay off", nil, noon.Add(-time.Second), ""},
+	} {
+		v.Replay, v.Since = tc.replay, noon
+		if a, reason := v.Verify(received(signed(t, key, honest(), tc.created))); reason != tc.want || (reason != "") != (a.Detail != "") {
+			t.Errorf("%s: %q %q, want %q", tc.name, reason, a.Detail, tc.want)
+		}
+	}
+}
+
 type brokenStore struct{}
 
 func (brokenStore) Remember(Nonce, string, time.Time, time.Time) error { return errors.New("down") }

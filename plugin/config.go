@@ -243,6 +243,9 @@ func (c *Config) replay(d *decoder, v *evidence.Verifier) {
 	}
 	c.gate.replay.reserve(capacity)
 	v.Replay = c.gate.replay
+	if store == storeMemory || fallback { // a server has not forgotten
+		v.Since = c.gate.since
+	}
 	if store == storeRedis {
 		handle := c.gate.redis.open(settings)
 		v.Replay = &sharedStore{

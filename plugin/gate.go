@@ -15,6 +15,7 @@ import (
 type gate struct {
 	now     func() time.Time
 	replay  *replayMemory
+	since   time.Time // when replay began to remember, if there was something before; set before the first request
 	redis   *redisClients
 	files   *keyFiles
 	metrics *metrics

@@ -15,7 +15,9 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/signal"
 	"path"
+	"syscall"
 	"time"
 
 	"github.com/Kong/go-pdk/server"
@@ -183,8 +185,28 @@ func serve(o options) error {
 		p := newProbes(path.Join(o.prefix, name+".socket"), o.statusURL)
 		go serveProbes(context.Background(), o.metricsListen, handler(shared().metrics, p), time.Tick(bindInterval))
 	}
+	l, crashed, err := begin(o.prefix)
+	if err != nil {
+		shared().notice("the last process of the plugin counts as crashed: " + err.Error())
+	}
+	if crashed {
+		shared().since = forgottenUntil(time.Now())
+		shared().notice("the last process of the plugin crashed: evidence from before " + shared().since.UTC().Format(time.RFC3339) + " is refused")
+	}
+	if l != nil {
+		go endOnSignal(l)
+	}
 	if err := server.StartServer(New, Version, Priority); err != nil {
 		return fmt.Errorf("serve the plugin: %w", err)
 	}
 	return nil
+}
+
+// endOnSignal ends the process when Kong, or an operator, asks for it.
+func endOnSignal(l *life) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	<-signals
+	l.end()
+	os.Exit(exitOK)
 }
