@@ -353,7 +353,7 @@ func (s *system) sendHTTP2(t *testing.T, raw string) answered {
 // Where the health check of Terraform's load balancer leads, and what it says.
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	s := start(t, options{attesterEnv: map[string]string{"ATTESTER_STATUS_MAX_AGE": "1s"}})
+	s := start(t, options{attesterEnv: map[string]string{"ATTESTER_STATUS_MAX_AGE": "3s"}})
 	port, path := cutPort(s.plans.health)
 	ask := func(path string) int {
 		t.Helper()
