@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,10 +114,77 @@ func TestSmallOrderIsForgeable(t *testing.T) {
 	if !k.verify([]byte("anything"), forged) {
 		t.Error("the identity as a key is not forgeable here: the refusal is not needed")
 	}
-	for i, y := range smallOrder {
-		if !isSmallOrder(y[:]) {
-			t.Errorf("point %d is not recognised", i)
+	// Independently of the list: y is 0, 1 or -1, or d*y^4 + 2*y^2 - 1 = 0, where
+	// doubling leads to a point of order 4.
+	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
+	d := new(big.Int).ModInverse(big.NewInt(121666), p)
+	d.Mul(d, big.NewInt(-121665)).Mod(d, p)
+	mod := func(v *big.Int) *big.Int { return v.Mod(v, p) }
+	seen := map[string]bool{}
+	for i, point := range smallOrder {
+		y := point
+		slices.Reverse(y[:])
+		n := new(big.Int).SetBytes(y[:])
+		seen[n.String()] = true
+		square := mod(new(big.Int).Mul(n, n))
+		eighth := mod(new(big.Int).Mul(square, square))
+		eighth.Mul(eighth, d)
+		eighth.Add(eighth, new(big.Int).Lsh(square, 1)).Sub(eighth, big.NewInt(1))
+		if square.Sign() != 0 && square.Cmp(big.NewInt(1)) != 0 && mod(eighth).Sign() != 0 {
+			t.Errorf("point %d has no small order", i)
 		}
+		for _, sign := range []byte{0, 0x80} {
+			encoded := point
+			encoded[31] |= sign
+			if !isSmallOrder(encoded[:]) {
+				t.Errorf("point %d is not recognised with the sign %#x", i, sign)
+			}
+			if set, err := ParseKeySet(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, base64.RawURLEncoding.EncodeToString(encoded[:]))); err == nil {
+				t.Errorf("point %d is a key: %v", i, set.Keys())
+			}
+		}
+	}
+	// 0, 1, -1, p, p+1, and two of order 8: whatever else is congruent has no room in 255 bits.
+	if len(seen) != 7 {
+		t.Errorf("%d different points are listed, want 7", len(seen))
+	}
+	honest := [32]byte{0: 9}
+	if isSmallOrder(honest[:]) {
+		t.Error("an ordinary point is refused")
+	}
+}
+
+func TestKeySetBounds(t *testing.T) {
+	t.Parallel()
+	oct := func(n int) string { return base64.RawURLEncoding.EncodeToString(bytes.Repeat([]byte{7}, n)) }
+	key := func(more string) string {
+		return `{"keys":[{"kty":"oct","kid":"k","k":"` + oct(32) + `"` + more + `}]}`
+	}
+	for _, tc := range []struct {
+		name, jwks, err string
+	}{
+		{"longest set", key("") + strings.Repeat(" ", 64<<10-len(key(""))), ""},
+		{"a byte longer", key("") + strings.Repeat(" ", 64<<10-len(key(""))+1), "longer than 65536 bytes"},
+		{"shortest secret", strings.Replace(key(""), oct(32), oct(32), 1), ""},
+		{"a byte shorter", strings.Replace(key(""), oct(32), oct(31), 1), "is 31 bytes"},
+		{"longest secret", strings.Replace(key(""), oct(32), oct(1024), 1), ""},
+		{"a byte longer secret", strings.Replace(key(""), oct(32), oct(1025), 1), "is 1025 bytes"},
+		{"31 bytes of x", `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"` + oct(31) + `"}]}`, "is not 32 bytes"},
+		{"33 bytes of x", `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"` + oct(33) + `"}]}`, "is not 32 bytes"},
+		{"an array", `[]`, "not a JSON object"},
+		{"the second key is named", `{"keys":[{"kty":"oct","kid":"k","k":"` + oct(32) + `"},{}]}`, "key 2:"},
+	} {
+		_, err := ParseKeySet([]byte(tc.jwks))
+		if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.err)
+		}
+	}
+	set, err := ParseKeySet([]byte(key(`,"nbf":1700000000,"exp":1700000001`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := set.Lookup("k"); !k.NotBefore.Equal(time.Unix(1700000000, 0)) || !k.Expires.Equal(time.Unix(1700000001, 0)) {
+		t.Errorf("nbf %v, exp %v", k.NotBefore, k.Expires)
 	}
 }
 
