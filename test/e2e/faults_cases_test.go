@@ -24,7 +24,8 @@ func faults() []fault {
 	all = append(all, edgeFaults()...)
 	all = append(all, keyFaults()...)
 	all = append(all, clockFaults()...)
-	return append(all, replayFaults()...)
+	all = append(all, replayFaults()...)
+	return append(all, redisFaults()...)
 }
 
 // onDemand is the file that a plugin or an attester built with -tags faults reads.
@@ -74,44 +75,55 @@ func (x *trial) another(pid int) {
 	})
 }
 
-// restarted runs a fault that costs the plugin its memory: what was used before
-// it is not replayed afterwards. The fault "plugin killed, used evidence" does.
-func (x *trial) restarted(fault func()) {
-	x.l.forget()
-	fault()
-	x.l.remember()
+// replayAll sends recorded requests straight to the gateway once more, and
+// returns how many were allowed.
+func (x *trial) replayAll(used [][]byte) (allowed int) {
+	x.t.Helper()
+	c := &lane{dial: dialer(""), addr: x.s.origin}
+	defer c.close()
+	x.saw("requests to replay", func() bool { return len(used) > 0 })
+	for _, request := range used {
+		switch status := x.l.resend(c, request); status {
+		case http.StatusOK:
+			allowed++
+		case http.StatusForbidden:
+		default:
+			x.t.Errorf("a replay was answered %d", status)
+		}
+	}
+	return allowed
 }
+
+// crashed is what the new process says.
+var crashed = sign{log: "gateway", line: "the last process of the plugin crashed: evidence from before"}
 
 func pluginFaults() []fault {
 	return []fault{
 		{
-			name:   "plugin killed",
-			what:   "SIGKILL to the plugin's process, and once more to the next one as soon as that serves.",
-			result: "The gateway answers 500 until it has started the process again, at most once a second. Nothing passes meanwhile.",
-			signs:  []sign{{log: "gateway", line: terminated}},
+			name: "plugin killed",
+			what: "SIGKILL to the plugin's process, and once more to the next one as soon as that serves.",
+			result: "The gateway answers 500 until it has started the process again, at most once a second. The new process does not know what evidence was " +
+				"used before: it refuses evidence from before its start with `stale_evidence`, for up to a second.",
+			signs: []sign{{log: "gateway", line: terminated}, crashed},
 			run: func(x *trial) {
-				x.restarted(func() {
-					pid := x.s.plugin.pid()
-					x.begin(func() { x.must(x.s.plugin.kill()) })
+				pid := x.s.plugin.pid()
+				x.begin(func() { x.must(x.s.plugin.kill()) })
+				x.another(pid)
+				x.during()
+				x.end(func() {
+					pid = x.s.plugin.pid()
+					x.must(x.s.plugin.kill())
 					x.another(pid)
-					x.during()
-					x.end(func() {
-						pid = x.s.plugin.pid()
-						x.must(x.s.plugin.kill())
-						x.another(pid)
-						x.saw("an answer 500", x.answered(http.StatusInternalServerError))
-					})
+					x.saw("an answer 500", x.answered(http.StatusInternalServerError))
 				})
 			},
 		},
 		{
 			name: "plugin killed, used evidence",
-			what: "SIGKILL to the plugin's process, and then every request that was allowed shortly before it is sent straight to the gateway once more, and once more again.",
-			result: "The replay store `memory` starts empty. Evidence that is younger than `max_age` is accepted a second time, each once for each start of the process; " +
-				"this is the number under *unverified*. A third time it is `replayed`. A reload of Kong starts another process, too.",
-			operator: "a restart of the plugin in Kong's log; the replays themselves look like honest requests",
-			signs:    []sign{{log: "gateway", line: terminated}},
-			reopens:  true,
+			what: "SIGKILL to the plugin's process. Then every request that was allowed shortly before is sent straight to the gateway once more.",
+			result: "As before: nothing is accepted again. Only evidence of an edge whose clock is ahead of the gateway's could be, for as long as it is ahead, " +
+				"at most `clock_skew`.",
+			signs: []sign{{log: "gateway", line: terminated}, crashed},
 			run: func(x *trial) {
 				pid := x.s.plugin.pid()
 				var used [][]byte
@@ -120,20 +132,7 @@ func pluginFaults() []fault {
 					x.must(x.s.plugin.kill())
 				})
 				x.another(pid)
-				c := &lane{dial: dialer(""), addr: x.s.origin}
-				defer c.close()
-				again := 0
-				for _, request := range used {
-					if x.l.resend(c, request) == http.StatusOK {
-						again++
-					}
-				}
-				x.saw("used evidence was accepted again", func() bool { return again > 0 })
-				for _, request := range used {
-					if status := x.l.resend(c, request); status != http.StatusForbidden {
-						x.t.Errorf("a third use was answered %d", status)
-					}
-				}
+				x.replayAll(used)
 				x.during()
 				x.end(nil)
 				x.l.remember()
@@ -178,20 +177,16 @@ func pluginFaults() []fault {
 			signs:   []sign{{log: "gateway", line: terminated}},
 			options: faultyPlugin,
 			run: func(x *trial) {
-				x.restarted(func() {
-					pid := x.s.plugin.pid()
-					x.begin(func() { x.demand(pluginFault{Crash: true}) })
-					x.saw("a second process has crashed", func() bool {
-						return strings.Count(x.s.gateway.log(), terminated) >= x.logs[terminated]+2
-					})
-					x.saw("an answer 500", x.answered(http.StatusInternalServerError))
-					x.during()
-					x.end(func() {
-						x.demand(nil)
-						// A process that answers now is not about to crash.
-						x.wait("an honest request is allowed", func() bool { return !x.l.streak(x.over, 1).IsZero() })
-						x.another(pid)
-					})
+				pid := x.s.plugin.pid()
+				x.begin(func() { x.demand(pluginFault{Crash: true}) })
+				x.saw("a second process has crashed", func() bool {
+					return strings.Count(x.s.gateway.log(), terminated) >= x.logs[terminated]+2
+				})
+				x.saw("an answer 500", x.answered(http.StatusInternalServerError))
+				x.during()
+				x.end(func() {
+					x.demand(nil)
+					x.another(pid)
 				})
 			},
 		},
@@ -203,18 +198,16 @@ func pluginFaults() []fault {
 			operator: "the plugin's `/readyz` turns 503, so the pod is taken out of service",
 			signs:    []sign{{log: "gateway", line: "wallarm-gate.socket"}},
 			run: func(x *trial) {
-				x.restarted(func() {
-					pid := x.s.plugin.pid()
-					x.begin(func() { x.must(os.Remove(x.s.pluginSocket())) })
-					x.saw("an answer 500", func() bool {
-						return x.l.count(func(a *attempt) bool { return a.outcome == http.StatusInternalServerError }) > 0
-					})
-					x.saw("the plugin's /readyz is not 200", func() bool { return !ready(x.s.plugin) })
-					x.during()
-					x.end(func() {
-						x.must(x.s.plugin.kill())
-						x.another(pid)
-					})
+				pid := x.s.plugin.pid()
+				x.begin(func() { x.must(os.Remove(x.s.pluginSocket())) })
+				x.saw("an answer 500", func() bool {
+					return x.l.count(func(a *attempt) bool { return a.outcome == http.StatusInternalServerError }) > 0
+				})
+				x.saw("the plugin's /readyz is not 200", func() bool { return !ready(x.s.plugin) })
+				x.during()
+				x.end(func() {
+					x.must(x.s.plugin.kill())
+					x.another(pid)
 				})
 			},
 		},
@@ -245,18 +238,25 @@ func pluginFaults() []fault {
 }
 
 // reloading runs a fault that reloads the gateway. A real Kong then starts another
-// plugin process, which knows nothing of what was used before.
+// plugin process, which knows nothing of what was used before: that is not replayed
+// here, but in a fault of its own.
 func (x *trial) reloading(fault func()) {
 	if x.s.kind == "embedded" {
 		fault()
 		return
 	}
-	x.restarted(func() {
-		fault()
-		if k, ok := x.s.gate.(interface{ plugins() []int }); ok {
-			x.wait("the plugin of before the reload has ended", func() bool { return len(k.plugins()) == 1 })
-		}
-	})
+	x.l.forget()
+	fault()
+	x.onePlugin()
+	x.l.remember()
+}
+
+// onePlugin waits until the process of before a reload has ended.
+func (x *trial) onePlugin() {
+	x.t.Helper()
+	if k, ok := x.s.gate.(interface{ plugins() []int }); ok {
+		x.wait("one plugin process", func() bool { return len(k.plugins()) == 1 })
+	}
 }
 
 // edited is the declarative file in force with the configurations of the gate
@@ -296,6 +296,7 @@ func gatewayFaults() []fault {
 			result:   "Requests under way are finished under the old configuration, later ones are judged under the new one.",
 			operator: "nothing",
 			unharmed: true,
+			reloads:  true,
 			run: func(x *trial) {
 				c := &lane{dial: dialer(""), addr: x.s.origin}
 				defer c.close()
@@ -304,12 +305,12 @@ func gatewayFaults() []fault {
 					for i := range 5 {
 						x.s.reload(x.t, x.edited(func(config map[string]any, global bool) {
 							if !global {
-								config["deny_status"] = 440 + i
+								config["deny_status"] = 430 + i
 							}
 						}))
 						x.saw(fmt.Sprintf("reload %d", i), func() bool {
 							status, err := c.exchange(x.s.get("/ws", "reload"))
-							return err == nil && status == 440+i
+							return err == nil && status == 430+i
 						})
 					}
 					x.during()
@@ -323,6 +324,7 @@ func gatewayFaults() []fault {
 			result:   "Later requests are judged under the new configuration.",
 			operator: "refusals with the new status",
 			unharmed: true,
+			reloads:  true,
 			run: func(x *trial) {
 				status := func(n int) string {
 					return x.edited(func(config map[string]any, global bool) {
@@ -351,18 +353,44 @@ func gatewayFaults() []fault {
 			},
 		},
 		{
+			name: "gateway reloaded, used evidence",
+			what: "The gateway loads its file again. Then every request that was allowed shortly before is sent straight to it once more, and once more again.",
+			result: "A real Kong ends the plugin's process with the reload and starts another. The replay store `memory` starts empty, and because the old process did not " +
+				"crash, evidence from before is not refused, so that no honest request suffers: evidence that is younger than `max_age` is accepted a second time. " +
+				"This is the number under *unverified*. A third time it is `replayed`. The replay store `redis` knows it, see below.",
+			operator: "nothing: the replays look like honest requests",
+			only:     []string{"kong", "docker"},
+			unharmed: true,
+			reloads:  true,
+			reopens:  true,
+			run: func(x *trial) {
+				var used [][]byte
+				x.begin(func() {
+					used = x.l.takeUsed()
+					x.s.reload(x.t, x.s.kongYML(x.t))
+				})
+				x.onePlugin()
+				again := x.replayAll(used)
+				x.saw("used evidence was accepted again", func() bool { return again > 0 })
+				if n := x.replayAll(used); n > 0 {
+					x.t.Errorf("%d requests were accepted a third time", n)
+				}
+				x.during()
+				x.end(nil)
+				x.l.remember()
+			},
+		},
+		{
 			name:     "gateway killed",
 			what:     "The gateway is killed, and started again.",
 			result:   "The attester answers 502.",
 			operator: "502 at the load balancer",
 			signs:    []sign{{log: "attester", line: `"msg":"request failed"`}},
 			run: func(x *trial) {
-				x.restarted(func() {
-					x.begin(func() { x.must(x.s.gateway.kill()) })
-					x.saw("an answer 502", x.answered(http.StatusBadGateway))
-					x.during()
-					x.end(func() { x.s.gateway.start(x.t) })
-				})
+				x.begin(func() { x.must(x.s.gateway.kill()) })
+				x.saw("an answer 502", x.answered(http.StatusBadGateway))
+				x.during()
+				x.end(func() { x.s.gateway.start(x.t) })
 			},
 		},
 	}

@@ -54,7 +54,11 @@ func render(list []fault, figures []section) string {
 		fmt.Fprintf(&b, "\n### %s\n\n", heading(f.name))
 		fmt.Fprintf(&b, "What is done: %s\n\n", f.what)
 		fmt.Fprintf(&b, "What happens: %s\n\n", f.result)
-		if f.unharmed {
+		switch {
+		case f.unharmed && f.reloads:
+			b.WriteString("No honest request suffers on the embedded gateway. A reload of a real Kong ends the plugin's process and starts another, and closes idle\n" +
+				"connections: a request in that moment may be answered 500, and one that must not be sent twice, such as a POST, 502.\n\n")
+		case f.unharmed:
 			b.WriteString("No honest request suffers.\n\n")
 		}
 		if f.only != nil {
