@@ -43,6 +43,8 @@ test: ## Run everything that CI runs; says at the end what could not run
 	@$(MAKE) lint-edge
 	@$(MAKE) test-edge
 	@$(MAKE) test-chart
+	@$(MAKE) e2e
+	@$(MAKE) faults
 	@$(MAKE) demo
 	@$(MAKE) report
 
@@ -102,7 +104,7 @@ test-edge: ## The edge module on the schema stand-in: no AWS account, no registr
 		echo "the suites of the edge module (test/edge, edge/terraform/tests): terraform is not installed" >> $(NOT_RUN); fi; \
 	if [ "$${TF_PROVIDER:-}" = registry ]; then \
 		echo "plan and apply of the edge module: TF_PROVIDER=registry only validates, it would call AWS" >> $(NOT_RUN); fi; \
-	$(REQUIRED) cd test && $(GO) vet ./... && $(GO) test ./...
+	$(REQUIRED) cd test && $(GO) vet ./... && $(GO) test $$($(GO) list ./... | grep -v /e2e$$)
 
 .PHONY: test-chart
 test-chart: ## The chart: rendered, decoded strictly, and run with the real plugin
@@ -110,6 +112,20 @@ test-chart: ## The chart: rendered, decoded strictly, and run with the real plug
 	@if [ -z "$${KONG_BIN:-}" ]; then echo "the rendered chart in a real Kong: KONG_BIN names none" >> $(NOT_RUN); fi; \
 	if ! command -v curl >/dev/null; then echo "the script of the chart's helm test: curl is not installed" >> $(NOT_RUN); fi; \
 	$(REQUIRED) cd test/chart && $(GO) vet ./... && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test ./...
+
+# What the end-to-end suite needs: Terraform's plan, the rendered chart, a real nginx.
+E2E = @$(MAKE) $(BIN)/helm; $(REQUIRED) command -v terraform >/dev/null && export TERRAFORM_REQUIRED=1; \
+	cd test && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test -count=1 -timeout 20m ./e2e
+
+.PHONY: e2e
+e2e: ## Both sides together, from the plan and the rendered chart; GATEWAY=kong with KONG_BIN, or docker, or url
+	@if ! command -v terraform >/dev/null; then echo "the end-to-end suite and the faults: terraform is not installed" >> $(NOT_RUN); fi
+	@if [ -z "$${KONG_BIN:-}" ]; then echo "the end-to-end suite, the faults and the benchmarks on a real Kong: KONG_BIN names none" >> $(NOT_RUN); fi
+	$(E2E) -skip '^TestFaults$$'
+
+.PHONY: faults
+faults: ## What happens when a part fails, under load; WRITE=1 writes docs/faults.md
+	$(E2E) -run '^TestFaults$$' -v $(if $(WRITE),-write)
 
 $(BIN)/helm: tools/helm/go.mod tools/helm/go.sum
 	@mkdir -p $(BIN)
@@ -124,9 +140,17 @@ fuzz: ## Run every fuzz target for FUZZTIME (60s)
 		done; \
 	done
 
+.PHONY: mutate
+mutate: ## Change each comparison and bound of the verifier; prints what no test notices (half an hour)
+	@mkdir -p $(BIN)
+	cd tools && $(GO) build -o $(BIN)/mutate ./mutate
+	$(BIN)/mutate evidence
+
 .PHONY: bench
-bench: ## Benchmarks: each gives its ratio to a named baseline of the same run
-	@$(GO) test -run '^$$' -bench . -benchtime 1s ./evidence ./plugin ./edge/attester | awk ' \
+bench: ## Benchmarks: each gives its ratio to a named baseline of the same run; KONG_BIN adds a real Kong
+	@$(MAKE) $(BIN)/helm
+	@{ $(GO) test -run '^$$' -bench . -benchtime 1s ./evidence ./plugin ./edge/attester; \
+	cd test && HELM=$(BIN)/helm $(GO) test -run '^$$' -bench . -benchtime 1x ./e2e; } | awk ' \
 		/^Benchmark/ { sub(/^Benchmark/, "", $$1); print $$1; \
 			for (i = 3; i < NF; i += 2) printf "  %14s  %s\n", $$i, $$(i + 1); \
 			for (i = 3; i < NF; i += 2) if ($$(i + 1) == "roundtrips/op") trips = $$i } \
