@@ -5,6 +5,7 @@ go 1.26.8
 replace github.com/wallarm-gate/wallarm-gate => ../
 
 require (
+	github.com/Kong/go-pdk v0.11.2
 	github.com/aws/aws-sdk-go-v2/service/ecs v1.78.1
 	github.com/coder/websocket v1.8.15
 	github.com/gruntwork-io/terratest v1.0.1
@@ -18,7 +19,6 @@ require (
 )
 
 require (
-	github.com/Kong/go-pdk v0.11.2 // indirect
 	github.com/agext/levenshtein v1.2.3 // indirect
 	github.com/apparentlymart/go-textseg/v15 v15.0.0 // indirect
 	github.com/apparentlymart/go-textseg/v17 v17.0.1 // indirect
