@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -15,18 +16,16 @@ import (
 	"time"
 )
 
-// KONG_BIN is the kong command of an installed Kong. The test is left out, and
-// says so, without it.
-func TestRealKong(t *testing.T) {
-	t.Parallel()
+// realKong starts the pod of m in a real Kong and returns a way to send it a
+// request. KONG_BIN is the kong command of an installed Kong; the test is left
+// out, and says so, without it.
+func realKong(t *testing.T, m *manifests, existing map[string]map[string]string) func(req *http.Request) int {
+	t.Helper()
 	kong := os.Getenv("KONG_BIN")
 	if kong == "" {
 		t.Skip("NOT RUN: KONG_BIN names no Kong")
 	}
-	e, up := newEdge(t), newUpstream(t)
-	m := render(t, "edgeCidrs: [127.0.0.1/32]\nservices: [{name: s, url: '"+up.URL+"', routes: [{name: orders, paths: [/], strip_path: false}]}]", "minimal")
-	m.Keys.Data["jwks.json"] = e.public
-	p := newPod(t, m, map[string]map[string]string{"gateway-tls": e.server})
+	p := newPod(t, m, existing)
 	if _, err := p.runInit(); err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +43,11 @@ func TestRealKong(t *testing.T) {
 			continue // of other ports
 		}
 		environ = append(environ, name+"="+addresses.Replace(p.mounted(c, value)))
+	}
+	for _, v := range c.Env {
+		if v.ValueFrom != nil {
+			environ = append(environ, v.Name+"="+existing[v.ValueFrom.SecretKeyRef.Name][v.ValueFrom.SecretKeyRef.Key])
+		}
 	}
 	command := func(args ...string) {
 		t.Helper()
@@ -74,7 +78,7 @@ func TestRealKong(t *testing.T) {
 		}
 		<-tick.C
 	}
-	send := func(req *http.Request) int {
+	return func(req *http.Request) int {
 		t.Helper()
 		conn, err := tls.DialWithDialer(&net.Dialer{Timeout: deadline}, "tcp", proxy, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
@@ -94,6 +98,16 @@ func TestRealKong(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode
 	}
+}
+
+const realServices = "edgeCidrs: [127.0.0.1/32]\nservices: [{name: s, url: '%s', routes: [{name: orders, paths: [/], strip_path: false}]}]\n"
+
+func TestRealKong(t *testing.T) {
+	t.Parallel()
+	e, up := newEdge(t), newUpstream(t)
+	m := render(t, fmt.Sprintf(realServices, up.URL), "minimal")
+	m.Keys.Data["jwks.json"] = e.public
+	send := realKong(t, m, map[string]map[string]string{"gateway-tls": e.server})
 	signed := e.request(t, "api.example.com", "/orders?x=1", nil)
 	if got := send(signed); got != 200 {
 		t.Errorf("signed: %d", got)
@@ -110,5 +124,33 @@ func TestRealKong(t *testing.T) {
 	}
 	if _, after := up.seen(); after != before {
 		t.Error("the upstream saw a request that was refused")
+	}
+}
+
+// Two Kongs share a replay store, whose password is a vault reference.
+func TestRealKongSharesAReplayStore(t *testing.T) {
+	t.Parallel()
+	const password, host = "passw0rd-of-the-replay-store", "replay.cache.internal.example.com"
+	addr, ca := startRedis(t, host, password)
+	e, up := newEdge(t), newUpstream(t)
+	_, port, _ := net.SplitHostPort(addr)
+	newKong := func() func(*http.Request) int {
+		m := render(t, fmt.Sprintf(realServices+"gate: {redis: {address: %q, timeout: 1000, tls: {serverName: %q}}}\nnetworkPolicy: {redis: [{cidr: 127.0.0.0/8, ports: [%s]}]}",
+			up.URL, addr, host, port), "redis")
+		m.Keys.Data["jwks.json"] = e.public
+		return realKong(t, m, map[string]map[string]string{"gateway-tls": e.server, "replay-store": {"password": password}, "replay-ca": {"ca.crt": ca}})
+	}
+	a, b := newKong(), newKong()
+	signed := e.request(t, "api.example.com", "/orders?x=1", nil)
+	for i, step := range []struct {
+		send func(*http.Request) int
+		want int
+	}{{a, 200}, {a, 403}, {b, 403}} {
+		if got := step.send(signed); got != step.want {
+			t.Errorf("step %d: %d, want %d", i+1, got, step.want)
+		}
+	}
+	if got := b(e.request(t, "api.example.com", "/orders?x=1", nil)); got != 200 {
+		t.Errorf("new at the other Kong: %d", got)
 	}
 }
