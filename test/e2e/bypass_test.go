@@ -246,11 +246,10 @@ func (p *prowler) try(t *testing.T, c *bypass.Case, v bypass.Variant) {
 		t.Fatalf("%s: %v", v, err)
 	}
 
-	var status, reasons []string
+	var status []string
 	want, fewest, most := map[decision]float64{}, 0, 0
 	for _, a := range run.Want {
 		status = append(status, a.Status)
-		reasons = append(reasons, a.Reason)
 		if d, reason, ok := a.Decision(); ok {
 			want[decision{d, reason}]++
 			if d != "deny" {
