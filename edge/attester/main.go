@@ -107,6 +107,7 @@ type attester struct {
 	metrics   *metrics
 	keys      *keyring
 	cert      *clientCertificate
+	ca        *authorities
 	pool      *pool
 	watcher   *watcher
 	ready     *readiness
@@ -131,9 +132,10 @@ func newAttester(s *settings, log *slog.Logger, c clock) (*attester, error) {
 	if a.cert, err = newClientCertificate(s, log, a.metrics); err != nil {
 		return nil, err
 	}
-	if a.pool, err = newPool(s, a.cert, c.elapsed); err != nil {
+	if a.ca, err = newAuthorities(s, log, a.metrics); err != nil {
 		return nil, err
 	}
+	a.pool = newPool(s, a.cert, a.ca, c.elapsed)
 	a.watcher = newWatcher(s, log, a.metrics, c)
 	a.ready = &readiness{watcher: a.watcher, keys: a.keys}
 	a.metrics.watch(a.watcher, a.keys, a.pool)
@@ -203,7 +205,7 @@ func (a *attester) serve(ctx context.Context, reports *slog.Logger) error {
 	}
 	a.watcher.poll(work)
 	every(s.statusInterval, func() { a.watcher.poll(work) })
-	every(s.reloadInterval, func() { a.keys.reload(); a.cert.reload() })
+	every(s.reloadInterval, func() { a.keys.reload(); a.cert.reload(); a.ca.reload(a.pool) })
 	every(time.Second, a.pool.sweep)
 	if s.readyChecksBackend {
 		a.ready.probeBackend(work, a.pool)

@@ -36,6 +36,7 @@ type metrics struct {
 	reloadGood                prometheus.Gauge
 	certificateExpiry         prometheus.Gauge
 	certificateReloadFailures prometheus.Counter
+	caReloadFailures          prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -69,6 +70,7 @@ func newMetrics() *metrics {
 		reloadGood:                gauge("jwks_last_reload_successful", "1 if the key file is the one in use, 0 if it could not be taken over."),
 		certificateExpiry:         gauge("client_certificate_expiry_timestamp_seconds", "When the client certificate in use expires; 0 without one."),
 		certificateReloadFailures: counter("client_certificate_reload_failures_total", "Changed certificate files that could not be taken over."),
+		caReloadFailures:          counter("backend_ca_reload_failures_total", "Changed files of the gateway's CAs that could not be taken over."),
 	}
 	// A series that appears only with the first failure cannot raise an alert on it.
 	for _, result := range []string{"success", "failure"} {
@@ -82,7 +84,7 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.requests, m.refused, m.inFlight, m.backendSeconds, m.signSeconds, m.backendErrors,
 		m.retries, m.panics, m.statusFailures, m.key, m.reloads, m.reloadedAt, m.reloadGood, m.certificateExpiry,
-		m.certificateReloadFailures,
+		m.certificateReloadFailures, m.caReloadFailures,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -94,7 +94,7 @@ var definitions = []setting{
 		parse: func(s *settings, v string) error { return backendURL(&s.backend, v) }},
 	{env: "ALLOW_PLAINTEXT", def: "false", help: "let BACKEND_URL be http://, without TLS",
 		parse: func(s *settings, v string) error { return boolean(&s.allowPlaintext, v) }},
-	{env: "BACKEND_CA_FILE", def: "", help: "PEM file of the CAs that the gateway's certificate may come from; empty: the system's",
+	{env: "BACKEND_CA_FILE", def: "", help: "PEM file of the CAs that the gateway's certificate may come from, re-read on change; empty: the system's",
 		parse: func(s *settings, v string) error { return text(&s.caFile, v) }},
 	{env: "BACKEND_CA", def: "", help: "the same by value",
 		parse: func(s *settings, v string) error { return text(&s.caPEM, v) }},
@@ -155,7 +155,7 @@ var definitions = []setting{
 		}},
 	{env: "MAX_HEADER_BYTES", def: "131072", help: "size of the request line and header together, in bytes",
 		parse: func(s *settings, v string) error { return integer(&s.maxHeaderBytes, v, 8<<10, 1<<20) }},
-	{env: "RELOAD_INTERVAL", def: "10s", help: "time between two looks at the key and certificate files",
+	{env: "RELOAD_INTERVAL", def: "10s", help: "time between two looks at the key, certificate and CA files",
 		parse: func(s *settings, v string) error {
 			return duration(&s.reloadInterval, v, 10*time.Millisecond, time.Hour)
 		}},

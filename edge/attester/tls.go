@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,8 +16,8 @@ import (
 
 // TLS to the gateway.
 
-// newPool returns the pool of the connections to the gateway. cert may be nil.
-func newPool(s *settings, cert *clientCertificate, elapsed func() time.Duration) (*pool, error) {
+// newPool returns the pool of the connections to the gateway. cert and ca may be nil.
+func newPool(s *settings, cert *clientCertificate, ca *authorities, elapsed func() time.Duration) *pool {
 	p := &pool{
 		address:     s.backend.Host,
 		dialTimeout: s.dialTimeout,
@@ -32,42 +33,121 @@ func newPool(s *settings, cert *clientCertificate, elapsed func() time.Duration)
 		}
 		p.address = net.JoinHostPort(s.backend.Hostname(), port)
 	}
-	if s.backend.Scheme == "https" {
-		config, err := newTLSConfig(s, cert)
-		if err != nil {
-			return nil, err
-		}
-		p.tls.Store(config)
+	if s.backend.Scheme == "http" {
+		return p
 	}
-	return p, nil
-}
-
-func newTLSConfig(s *settings, cert *clientCertificate) (*tls.Config, error) {
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		ServerName: cmp.Or(s.serverName, s.backend.Hostname()),
 		NextProtos: []string{"http/1.1"},
 	}
-	name, pem := "ATTESTER_BACKEND_CA", []byte(s.caPEM)
-	if s.caFile != "" {
-		name = "ATTESTER_BACKEND_CA_FILE"
-		var err error
-		if pem, err = readSmall(s.caFile); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	if s.caFile != "" || s.caPEM != "" {
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: holds no PEM certificate", name)
-		}
+	if ca != nil {
+		config.RootCAs = ca.roots
 	}
 	if cert != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return cert.current.Load(), nil
 		}
 	}
-	return config, nil
+	p.tls.Store(config)
+	return p
+}
+
+// authorities are the CAs that the gateway's certificate may come from. All of it
+// is for one goroutine.
+type authorities struct {
+	file    string // empty: by value, never re-read
+	log     *slog.Logger
+	metrics *metrics
+	roots   *x509.CertPool // of the start
+	seen    []byte         // the last content that was looked at, good or bad
+	failed  string         // the last failure that was reported
+}
+
+// newAuthorities returns nil where the system's CAs count.
+func newAuthorities(s *settings, log *slog.Logger, m *metrics) (*authorities, error) {
+	if s.caFile == "" && s.caPEM == "" {
+		return nil, nil
+	}
+	a := &authorities{file: s.caFile, log: log, metrics: m, seen: []byte(s.caPEM)}
+	name := "ATTESTER_BACKEND_CA"
+	if s.caFile != "" {
+		name = "ATTESTER_BACKEND_CA_FILE"
+		var err error
+		if a.seen, err = readSmall(s.caFile); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	var err error
+	if a.roots, err = parseAuthorities(a.seen); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return a, nil
+}
+
+// parseAuthorities reads PEM certificates. It is strict: of a file that is half
+// written, or holds something else, nothing is taken.
+func parseAuthorities(data []byte) (*x509.CertPool, error) {
+	roots, n := x509.NewCertPool(), 0
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		// pem.Decode skips what it cannot read.
+		if n++; bytes.Count(data[:len(data)-len(rest)], []byte("-----BEGIN")) != 1 {
+			return nil, fmt.Errorf("PEM block %d is malformed", n)
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("PEM block %d is %q, only CERTIFICATE is allowed", n, block.Type)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("PEM block %d: %w", n, err)
+		}
+		roots.AddCert(cert)
+		data = rest
+	}
+	if bytes.Contains(data, []byte("-----BEGIN")) {
+		return nil, fmt.Errorf("PEM block %d is malformed", n+1)
+	}
+	if n == 0 {
+		return nil, errors.New("holds no PEM certificate")
+	}
+	return roots, nil
+}
+
+// reload takes over a changed file for the connections of p; those that were
+// opened under the CAs before take no further request. The last good CAs stay
+// when the file cannot be read or understood.
+func (a *authorities) reload(p *pool) {
+	if a == nil || a.file == "" {
+		return
+	}
+	data, err := readSmall(a.file)
+	if err == nil {
+		if bytes.Equal(data, a.seen) {
+			return
+		}
+		a.seen = data
+		var roots *x509.CertPool
+		if roots, err = parseAuthorities(data); err == nil {
+			a.failed = ""
+			config := p.tls.Load().Clone()
+			config.RootCAs = roots
+			p.tls.Store(config)
+			a.log.Info("CAs of the gateway loaded")
+			return
+		}
+	} else {
+		a.seen = nil // a file that comes back is looked at, whatever it holds
+		if err.Error() == a.failed {
+			return
+		}
+	}
+	a.failed = err.Error()
+	a.metrics.caReloadFailures.Inc()
+	a.log.Error("CAs of the gateway not reloaded, the last good ones stay", "error", err.Error())
 }
 
 // clientCertificate is the certificate for mutual TLS. current is safe for

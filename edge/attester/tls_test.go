@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,7 +27,7 @@ type authority struct {
 	pem  string
 }
 
-func newAuthority(t *testing.T, name string) *authority {
+func newAuthority(t testing.TB, name string) *authority {
 	t.Helper()
 	a := &authority{}
 	certPEM, keyPEM := a.issue(t, name, &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
@@ -39,7 +40,7 @@ func newAuthority(t *testing.T, name string) *authority {
 }
 
 // issue returns a certificate and its key as PEM, self-signed if a is empty.
-func (a *authority) issue(t *testing.T, name string, c *x509.Certificate) (certPEM, keyPEM string) {
+func (a *authority) issue(t testing.TB, name string, c *x509.Certificate) (certPEM, keyPEM string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -181,4 +182,108 @@ func TestClientCertificate(t *testing.T) {
 	if handshakes.Load() < 3 {
 		t.Errorf("%d handshakes", handshakes.Load())
 	}
+}
+
+// TestAuthorities: a changed file of CAs counts from the next request on, old
+// connections included; garbage does not, and says so.
+func TestAuthorities(t *testing.T) {
+	t.Parallel()
+	ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
+	file := t.TempDir() + "/ca.pem"
+	writeFile(t, file, ca.pem)
+	r := start(t, options{backend: tlsGateway(t, ca, nil), env: map[string]string{"BACKEND_CA_FILE": file, "CONNECTION_MAX_AGE": "0"}})
+	answers := func(code int) {
+		t.Helper()
+		if res, body := r.get("/"); res.StatusCode != code {
+			t.Errorf("answer %d %q, want %d", res.StatusCode, body, code)
+		}
+	}
+	failures := func(want string) {
+		t.Helper()
+		eventually(t, func() error {
+			if got := r.metric("wallarm_attester_backend_ca_reload_failures_total"); got != want {
+				return fmt.Errorf("%s failures, want %s", got, want)
+			}
+			return nil
+		})
+		answers(200)
+	}
+	loaded := func(n int) {
+		t.Helper()
+		eventually(t, func() error {
+			if got := len(r.log.lines(t, "CAs of the gateway loaded")); got != n {
+				return fmt.Errorf("loaded %d times, want %d", got, n)
+			}
+			return nil
+		})
+	}
+	failures("0")
+	_, key := ca.issue(t, "key", &x509.Certificate{})
+	for i, garbage := range []string{"garbage", "", ca.pem + other.pem[:len(other.pem)/2], ca.pem + key} {
+		writeFile(t, file, garbage)
+		failures(fmt.Sprint(i + 1))
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	failures("5")
+	if lines := r.log.lines(t, "CAs of the gateway not reloaded, the last good ones stay"); len(lines) != 5 {
+		t.Errorf("%d log lines about the failures, want 5: %v", len(lines), lines)
+	}
+	writeFile(t, file, other.pem) // the gateway's own is trusted no more
+	loaded(1)
+	answers(502)
+	if n := r.a.pool.open.Load(); n != 0 {
+		t.Errorf("%d connections of the old CAs are open", n)
+	}
+	writeFile(t, file, other.pem+ca.pem)
+	loaded(2)
+	answers(200)
+}
+
+func TestParseAuthorities(t *testing.T) {
+	t.Parallel()
+	a, b := newAuthority(t, "a"), newAuthority(t, "b")
+	_, key := a.issue(t, "key", &x509.Certificate{})
+	broken := strings.Replace(b.pem, "\n", "\n!", 2)
+	tests := []struct{ name, pem, want string }{
+		{"one", a.pem, ""},
+		{"two", a.pem + b.pem, ""},
+		{"text between", "# a\n" + a.pem + "\n# b\n" + b.pem + "end\n", ""},
+		{"nothing", "", "holds no PEM certificate"},
+		{"text", "text", "holds no PEM certificate"},
+		{"cut", a.pem[:len(a.pem)-20], "PEM block 1 is malformed"},
+		{"second cut", a.pem + b.pem[:40], "PEM block 2 is malformed"},
+		{"first broken", broken + a.pem, "PEM block 1 is malformed"},
+		{"between broken", a.pem + broken + a.pem, "PEM block 2 is malformed"},
+		{"a key", a.pem + key, `PEM block 2 is "PRIVATE KEY", only CERTIFICATE is allowed`},
+		{"no certificate in it", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "PEM block 1: x509: "},
+	}
+	for _, tt := range tests {
+		roots, err := parseAuthorities([]byte(tt.pem))
+		if tt.want == "" && (err != nil || roots.Equal(x509.NewCertPool())) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if tt.want != "" && (err == nil || !strings.HasPrefix(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
+		}
+	}
+}
+
+// FuzzAuthorities: what is taken holds a certificate in every block.
+func FuzzAuthorities(f *testing.F) {
+	a, b := newAuthority(f, "a"), newAuthority(f, "b")
+	_, key := a.issue(f, "key", &x509.Certificate{})
+	for _, seed := range []string{"", a.pem, a.pem + b.pem, a.pem + key, a.pem[:100] + b.pem, strings.ReplaceAll(a.pem, "\n", "\r\n")} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		roots, err := parseAuthorities(data)
+		if (roots == nil) == (err == nil) {
+			t.Fatalf("%v with error %v", roots, err)
+		}
+		if err == nil && strings.Count(string(data), "-----BEGIN") != strings.Count(string(data), "-----BEGIN CERTIFICATE-----") {
+			t.Fatalf("another block is taken: %q", data)
+		}
+	})
 }
