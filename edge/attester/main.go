@@ -30,7 +30,7 @@ const (
 
 // gcPercent makes the collector run earlier than Go's 100: the task shares its
 // memory with the node, and the attester's own heap is small.
-const gcPercent = 50
+const gcPercent = 40
 
 func main() {
 	if os.Getenv("GOGC") == "" {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +28,12 @@ func TestMain(m *testing.M) {
 		os.Unsetenv(asAttester)
 		main()
 		return
+	}
+	for role, be := range map[string]func() error{asGateway: beGateway, asBareProxy: beBareProxy} {
+		if os.Getenv(role) != "" {
+			fmt.Fprintln(os.Stderr, be())
+			os.Exit(1)
+		}
 	}
 	os.Exit(m.Run())
 }
