@@ -150,11 +150,15 @@ gate:
 networkPolicy: {redis: [{cidr: 127.0.0.9/32, ports: [%d]}]}
 `, servers[x].relay.Addr(), timeout, onError, servers[x].relay.Addr().(*net.TCPAddr).Port)}
 			}, func(x *trial) {
+				x.wait("the server is in use", func() bool {
+					now := x.samples()
+					return now[operations("stored").metric] > 0 && now[open] == 0
+				})
 				run(x, servers[x])
 			}
 	}
-	// The timeout of the two that must not take a busy machine for a slow server.
-	const patient, strict = 1000, 20
+	// Timeouts in milliseconds, above the default of 20: a busy machine is no slow server.
+	const patient, strict = 1000, 200
 
 	killed := func(x *trial, r *redisServer) {
 		x.begin(func() { x.must(r.kill()) })
@@ -171,7 +175,7 @@ networkPolicy: {redis: [{cidr: 127.0.0.9/32, ports: [%d]}]}
 		x.end(func() { x.must(r.signal(syscall.SIGCONT)) })
 	}
 	slow := func(x *trial, r *redisServer) {
-		x.begin(func() { r.relay.delay.Store(int64(time.Duration(5*strict) * time.Millisecond)) })
+		x.begin(func() { r.relay.delay.Store(int64(time.Duration(2*strict) * time.Millisecond)) })
 		x.during()
 		x.end(func() { r.relay.delay.Store(0) })
 	}
@@ -239,7 +243,7 @@ networkPolicy: {redis: [{cidr: 127.0.0.9/32, ports: [%d]}]}
 		one(fault{
 			name:   "redis hung, on_error deny",
 			what:   "SIGSTOP to the server, later SIGCONT.",
-			result: "The first requests wait for `timeout` (here 20 ms), the others are refused with `replay_store_error` at once.",
+			result: "The first requests wait for `timeout` (here 200 ms), the others are refused with `replay_store_error` at once.",
 			signs:  append([]sign{operations("timeout")}, storeError...),
 		}, "deny", strict, hung),
 		one(fault{
@@ -251,7 +255,7 @@ networkPolicy: {redis: [{cidr: 127.0.0.9/32, ports: [%d]}]}
 		}, "local", strict, hung),
 		one(fault{
 			name:   "redis slow, on_error deny",
-			what:   "Each answer of the server comes after five times `timeout` (here 20 ms).",
+			what:   "Each answer of the server comes after twice `timeout` (here 200 ms).",
 			result: "As for a server that hangs.",
 			signs:  append([]sign{operations("timeout")}, storeError...),
 		}, "deny", strict, slow),
