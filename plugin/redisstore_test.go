@@ -43,7 +43,9 @@ func newNodeAt(t *testing.T, e *edge, replay map[string]any, now func() time.Tim
 	if config.problem != "" {
 		t.Fatal(config.problem)
 	}
-	return &kongNode{t: t, gate: g, config: config, edge: e}
+	n := &kongNode{t: t, gate: g, config: config, edge: e}
+	<-n.client().checked // on a busy machine later than the first request
+	return n
 }
 
 // client is the node's client of its server.
