@@ -233,13 +233,16 @@ func (st *site) bare() contender {
 	return contender{"bare", addr, pid}
 }
 
+// builtDir holds what the benchmarks have built, until TestMain removes it.
+var builtDir string
+
 // attesterBinary builds the real binary: the one of the tests holds much more.
 var attesterBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "attester")
-	if err != nil {
+	var err error
+	if builtDir, err = os.MkdirTemp("", "attester"); err != nil {
 		return "", err
 	}
-	binary := filepath.Join(dir, "attester")
+	binary := filepath.Join(builtDir, "attester")
 	out, err := exec.Command("go", "build", "-trimpath", "-o", binary, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
