@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // workspaceID is the id of the only workspace.
@@ -208,9 +209,14 @@ func (s *service) hostHeader() string {
 }
 
 // match finds the route of a request: the one with a host wins over one
-// without, then the longest path, then the first.
+// without, then the longest path, then the first. Kong's router takes UTF-8
+// only: it finds nothing for another path, nor for another host once any route
+// asks for one.
 func (r *router) match(method, host, path string) *route {
 	host, _ = validHost(host)
+	if !utf8.ValidString(path) || !utf8.ValidString(host) && slices.ContainsFunc(r.routes, func(rt *route) bool { return len(rt.hosts) > 0 }) {
+		return nil
+	}
 	var best *route
 	bestHost, bestPath := 0, -1
 	for _, rt := range r.routes {

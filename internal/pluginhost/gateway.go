@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // Settings are Kong's settings as far as they are played.
@@ -38,6 +40,10 @@ type Settings struct {
 	// UpstreamTLS is for https services; nil: the certificate is not
 	// verified, as Kong does by default.
 	UpstreamTLS *tls.Config
+	// NoHTTP2 serves HTTP/1.x only, as Kong does where no listener of
+	// proxy_listen says http2. Kong's default says it for the TLS listener,
+	// and nginx then takes the preface of HTTP/2 on the plain one as well.
+	NoHTTP2 bool
 	// Observer is told about every request once, before the first byte of
 	// its answer is written. It is called from several goroutines at once.
 	Observer func(Observation)
@@ -46,6 +52,7 @@ type Settings struct {
 // Observation is what happened to one request.
 type Observation struct {
 	RequestID            string // $request_id
+	Protocol             string // $server_protocol
 	Method, Target, Host string // Target: $request_uri; Host: $http_host
 	Peer                 string // address of the TCP peer
 	Route, Service       string // names; empty when no route matched
@@ -69,13 +76,14 @@ type Observation struct {
 // LogLine is a line that the plugin logged.
 type LogLine struct{ Level, Message string }
 
-// Gateway serves HTTP/1.x in front of upstream services with one plugin
-// between. Its methods are safe for concurrent use.
+// Gateway serves HTTP/1.x and HTTP/2 in front of upstream services with one
+// plugin between. Its methods are safe for concurrent use.
 type Gateway struct {
 	host     *Host
 	settings Settings
 	maps     map[string]*nginxMap
 	router   atomic.Pointer[router]
+	requests int // a connection's over HTTP/2, then it ends: keepalive_requests
 
 	done chan struct{} // closed by Close
 	wg   sync.WaitGroup
@@ -91,7 +99,7 @@ func NewGateway(h *Host, c Config, s Settings) (*Gateway, error) {
 	if n := s.MaxRequestHeaders; n < 0 || n > 1000 {
 		return nil, fmt.Errorf("lua_max_req_headers must be an integer between 1 and 1000, not %d", n)
 	}
-	g := &Gateway{host: h, settings: s, done: make(chan struct{}), open: map[io.Closer]struct{}{}}
+	g := &Gateway{host: h, settings: s, requests: keepaliveRequests, done: make(chan struct{}), open: map[io.Closer]struct{}{}}
 	var err error
 	if g.maps, err = parseNginxMaps(s.Nginx); err != nil {
 		return nil, err
@@ -141,7 +149,8 @@ func (h *Host) env(name string) (string, bool) {
 	return "", false
 }
 
-// Listen serves plain HTTP on a TCP address until Close.
+// Listen serves plain HTTP on a TCP address until Close: HTTP/1.x, and HTTP/2
+// to a client that begins with its preface.
 func (g *Gateway) Listen(addr string) (net.Addr, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -151,8 +160,16 @@ func (g *Gateway) Listen(addr string) (net.Addr, error) {
 }
 
 // ListenTLS serves HTTPS on a TCP address until Close. Client certificates are
-// asked for and checked as c says.
+// asked for and checked as c says. Without NextProtos in c the client may
+// choose HTTP/2, unless Settings.NoHTTP2 says otherwise.
 func (g *Gateway) ListenTLS(addr string, c *tls.Config) (net.Addr, error) {
+	if c.NextProtos == nil {
+		c = c.Clone()
+		c.NextProtos = []string{http2.NextProtoTLS, "http/1.1", "http/1.0", "http/0.9"}
+		if g.settings.NoHTTP2 {
+			c.NextProtos = c.NextProtos[1:]
+		}
+	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
@@ -225,15 +242,17 @@ func (g *Gateway) Close() error {
 	return nil
 }
 
-// ServeConn serves one connection, a *tls.Conn as HTTPS, as if it came from
-// peer. It closes conn and returns when the connection ends.
+// ServeConn serves one connection, a *tls.Conn as HTTPS and as HTTP/2 where
+// that was negotiated, as if it came from peer. It closes conn and returns when
+// the connection ends.
 func (g *Gateway) ServeConn(conn net.Conn, peer netip.AddrPort) {
 	if !g.track(conn) {
 		conn.Close()
 		return
 	}
 	defer g.untrack(conn)
-	verify, isTLS := "", false
+	verify, isTLS, h2 := "", false, false
+	var err error
 	if t, ok := conn.(*tls.Conn); ok {
 		isTLS, verify = true, "NONE"
 		_ = conn.SetDeadline(time.Now().Add(60 * time.Second))
@@ -244,39 +263,20 @@ func (g *Gateway) ServeConn(conn net.Conn, peer netip.AddrPort) {
 		if len(t.ConnectionState().VerifiedChains) > 0 {
 			verify = "SUCCESS"
 		}
+		h2 = t.ConnectionState().NegotiatedProtocol == http2.NextProtoTLS
 	}
 	_, port, _ := net.SplitHostPort(conn.LocalAddr().String())
+	from := origin{peer: peer, local: port, tls: isTLS, verify: verify}
 	br := bufio.NewReaderSize(conn, maxLine+2)
-	for {
-		tx := &transaction{
-			gw: g, peer: peer, local: port, tls: isTLS, verify: verify,
-			requestID: randomHex(16), kongRequestID: randomHex(16),
-			ctx: map[string]any{}, shared: map[string]any{},
-		}
-		tx.obs = Observation{RequestID: tx.requestID, Peer: peer.Addr().String(), Serialized: map[string]any{}}
-		head, err := readHead(br)
-		var no *refusal
-		switch {
-		case errors.As(err, &no):
-			_ = tx.fail(conn, no.status, no.why, true)
-			lingeringClose(conn)
-			return
-		case err != nil:
-			return
-		}
-		tx.head = head
-		if !tx.serve(conn, br) {
+	if !isTLS && !g.settings.NoHTTP2 {
+		if h2, err = sniffPreface(br); err != nil {
 			return
 		}
 	}
-}
-
-// lingeringClose lets the client read the answer before unread input turns
-// the close into a reset.
-func lingeringClose(conn net.Conn) {
-	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
-		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
-		_, _ = io.CopyN(io.Discard, conn, 1<<20)
+	if h2 {
+		g.serveHTTP2(conn, br, from)
+	} else {
+		g.serveHTTP1(conn, br, from)
 	}
 }
 
@@ -286,43 +286,37 @@ func randomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// serve answers one request and reports whether the connection can go on.
-func (tx *transaction) serve(conn net.Conn, br *bufio.Reader) bool {
-	h := tx.head
+// newTransaction is the state of a request that is about to be read.
+func (g *Gateway) newTransaction(from origin, down downstream) *transaction {
+	tx := &transaction{
+		gw: g, origin: from, down: down,
+		requestID: randomHex(16), kongRequestID: randomHex(16),
+		ctx: map[string]any{}, shared: map[string]any{},
+	}
+	tx.obs = Observation{RequestID: tx.requestID, Peer: from.peer.Addr().String(), Serialized: map[string]any{}}
+	return tx
+}
+
+// serve answers the request. An error says that the answer or the request's
+// body was left unfinished.
+func (tx *transaction) serve(h *requestHead, body *bodyReader) error {
+	tx.head = h
 	tx.fields, tx.cached = slices.Clone(h.fields), slices.Clone(h.fields)
 	tx.client = tx.gw.realIP(tx.peer.Addr(), h.fields)
 	httpHost, _ := tx.header("host")
-	tx.obs.Method, tx.obs.Target, tx.obs.Host = h.method, h.target, httpHost
+	tx.obs.Protocol, tx.obs.Method, tx.obs.Target, tx.obs.Host = h.protocol(), h.method, h.target, httpHost
 
-	body := newBody(h, br, conn)
-	err := tx.answerRequest(conn, body)
-	if err != nil || h.close || body.continued != nil {
-		lingeringClose(conn)
-		return false
-	}
-	// What the upstream did not read must not be taken for a request.
-	if _, err := io.CopyN(io.Discard, body, 1<<20); !errors.Is(err, io.EOF) {
-		lingeringClose(conn)
-		return false
-	}
-	return true
-}
-
-// answerRequest writes the answer. An error says that the connection cannot
-// be used any more.
-func (tx *transaction) answerRequest(conn net.Conn, body *bodyReader) error {
-	h := tx.head
 	routeHost, _ := tx.early("host")
 	path := normalPath(pathOf(h.target))
 	tx.route = tx.gw.router.Load().match(h.method, routeHost, path)
 	if tx.route == nil {
-		return tx.fail(conn, 404, "no Route matched with those values", false)
+		return tx.fail(404, "no Route matched with those values")
 	}
 	tx.obs.Route, tx.obs.Service = tx.route.name, tx.route.service.name
 	up := tx.prepareUpstream(path)
 	if !slices.Contains(tx.route.protocols, "http") && up.forwardedProto != "https" {
 		tx.responseFields = []Field{{"Connection", "Upgrade"}, {"Upgrade", "TLS/1.2, HTTP/1.1"}}
-		return tx.fail(conn, 426, "Please use HTTPS protocol", false)
+		return tx.fail(426, "Please use HTTPS protocol")
 	}
 	host := tx.gw.host
 	if conf := tx.route.conf; conf != nil && slices.Contains(host.schema.Phases, "access") {
@@ -331,16 +325,16 @@ func (tx *transaction) answerRequest(conn net.Conn, body *bodyReader) error {
 		var t thrown
 		switch {
 		case errors.Is(err, errExit):
-			return tx.writeExit(conn)
+			return tx.writeExit()
 		case errors.As(err, &t):
 			host.opts.Log("err", err.Error())
-			return tx.failWith(conn, 500, "An unexpected error occurred", err.Error())
+			return tx.failWith(500, "An unexpected error occurred", err.Error())
 		case err != nil:
 			host.opts.Log("err", "pluginserver error: "+err.Error())
-			return tx.failWith(conn, 500, "An unexpected error occurred", err.Error())
+			return tx.failWith(500, "An unexpected error occurred", err.Error())
 		}
 	}
-	return tx.proxy(conn, body, up)
+	return tx.proxy(body, up)
 }
 
 func (tx *transaction) observe(status int) {
@@ -350,24 +344,38 @@ func (tx *transaction) observe(status int) {
 	}
 }
 
-// fail answers as Kong does by itself.
-func (tx *transaction) fail(conn net.Conn, status int, why string, last bool) error {
-	err := tx.failWith(conn, status, why, why)
-	if last {
-		return errors.New(why)
-	}
-	return err
+// errorPages are the words of Kong's error handler for what nginx refuses.
+var errorPages = map[int]string{
+	400: "Bad request", 405: "Method not allowed", 414: "URI too long", 494: "Request header or cookie too large",
 }
 
-func (tx *transaction) failWith(conn net.Conn, status int, message, why string) error {
+// refuse answers a request that nginx does not let through: with Kong's error
+// handler, in the type that it takes where nobody asks for one, or nginx's page.
+func (tx *transaction) refuse(no *refusal) error {
+	tx.obs.Err = no.why
+	kind, body := "text/plain; charset=utf-8", ""
+	if message, ok := errorPages[no.status]; ok {
+		body = fmt.Sprintf("%s\nrequest_id: %s\n", message, tx.kongRequestID)
+	} else {
+		kind = "text/html; charset=UTF-8"
+		title := fmt.Sprintf("%d %s", no.status, http.StatusText(no.status))
+		body = "<html>\r\n<head><title>" + title + "</title></head>\r\n<body>\r\n<center><h1>" + title + "</h1></center>\r\n</body>\r\n</html>\r\n"
+	}
+	return tx.write(no.answer(), []Field{{"Content-Type", kind}, {"X-Kong-Request-Id", tx.kongRequestID}}, []byte(body))
+}
+
+// fail answers as Kong does by itself.
+func (tx *transaction) fail(status int, why string) error { return tx.failWith(status, why, why) }
+
+func (tx *transaction) failWith(status int, message, why string) error {
 	tx.obs.Err = why
 	body := fmt.Sprintf("{\n  \"message\":%q,\n  \"request_id\":%q\n}", message, tx.kongRequestID)
 	fields := append(slices.Clone(tx.responseFields), Field{"Content-Type", "application/json; charset=utf-8"}, Field{"X-Kong-Request-Id", tx.kongRequestID})
-	return tx.write(conn, status, fields, []byte(body))
+	return tx.write(status, fields, []byte(body))
 }
 
 // writeExit answers with what the plugin gave to kong.response.exit.
-func (tx *transaction) writeExit(conn net.Conn) error {
+func (tx *transaction) writeExit() error {
 	tx.obs.Exited = true
 	fields := slices.Clone(tx.responseFields)
 	for _, f := range tx.exit.fields {
@@ -377,34 +385,27 @@ func (tx *transaction) writeExit(conn net.Conn) error {
 		}
 		fields = append(fields, f)
 	}
-	return tx.write(conn, tx.exit.status, append(fields, Field{"X-Kong-Request-Id", tx.kongRequestID}), tx.exit.body)
+	return tx.write(tx.exit.status, append(fields, Field{"X-Kong-Request-Id", tx.kongRequestID}), tx.exit.body)
 }
 
 // write sends an answer that is all in memory.
-func (tx *transaction) write(conn net.Conn, status int, fields []Field, body []byte) error {
-	closing := tx.head == nil || tx.head.close
-	var b strings.Builder
-	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\nDate: %s\r\nServer: kong/%s\r\n", status, http.StatusText(status), time.Now().UTC().Format(http.TimeFormat), kongVersion)
-	named := map[string]bool{}
-	for _, f := range fields {
-		fmt.Fprintf(&b, "%s: %s\r\n", f.Name, f.Value)
-		named[lowerASCII(f.Name)] = true
-	}
-	if status != 204 && status != 304 && status >= 200 {
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
-	} else {
-		body = nil
-	}
-	if !named["connection"] {
-		b.WriteString(map[bool]string{true: "Connection: close\r\n", false: "Connection: keep-alive\r\n"}[closing])
-	}
-	b.WriteString("\r\n")
-	if tx.head == nil || tx.head.method != "HEAD" {
-		b.Write(body)
+func (tx *transaction) write(status int, fields []Field, body []byte) error {
+	fields = append([]Field{{"Date", time.Now().UTC().Format(http.TimeFormat)}, {"Server", "kong/" + kongVersion}}, fields...)
+	length := int64(len(body))
+	if !bodyAllowed("", status) {
+		length, body = -1, nil
 	}
 	tx.observe(status)
-	_, err := io.WriteString(conn, b.String())
-	return err
+	w, err := tx.down.answer(status, http.StatusText(status), fields, length)
+	if err != nil {
+		return err
+	}
+	if len(body) > 0 {
+		if _, err := w.Write(body); err != nil {
+			return err
+		}
+	}
+	return w.Close()
 }
 
 // kongVersion is the version that this package imitates.

@@ -55,6 +55,10 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/", "x", "", ""},
 		{"GET", "/A", "x", "", ""},
 		{"GET", "http://h.example/a", "x", "root", "/a"}, // routed by the field
+		{"GET", "/a/\xff", "x", "", ""},                  // no UTF-8, no route
+		{"GET", "/a/%ff", "x", "", ""},
+		{"GET", "/a?\xff", "x", "root", "/a?\xff"},
+		{"GET", "/a", "x\xff", "", ""}, // once there are routes with hosts
 	} {
 		resp, body := b.raw(t, tt.method+" "+tt.target+" HTTP/1.1\r\nHost: "+tt.host+"\r\nContent-Length: 0\r\n\r\n")
 		o := b.observed(t)
@@ -142,6 +146,7 @@ func TestRefusedHeads(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, benchSetup{})
 	for request, want := range map[string]int{
+		"GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X-A: "+strings.Repeat("a", 4000)+"\r\n", 12) + "\r\n": 400,
 		"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n":                                405,
 		"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n":                              400,
 		"GET /" + strings.Repeat("a", 9000) + " HTTP/1.1\r\nHost: a\r\n\r\n": 414,
@@ -614,16 +619,13 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-// FuzzGateway sends any bytes through the gateway and the plugin: it must
-// answer or close, run the event once at most, and never answer 500.
-func FuzzGateway(f *testing.F) {
-	f.Add([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
-	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nGET http://b/x HTTP/1.1\r\nHost: c\r\nX_Y: \xff\r\n\r\n"))
-	f.Add([]byte("GET / HTTP/1.0\r\nConnection: x-do, close\r\nX-Do: headers 1\r\n\r\n"))
+// fuzzGateway serves an upstream with the test plugin before it. The function
+// returns the observations since its last call.
+func fuzzGateway(f *testing.F) (addr string, seen func() []Observation) {
+	f.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	dir := f.TempDir()
-	h, err := Start(ctx, Options{Binary: probeBinary, Prefix: dir, MaxEvents: 3})
+	h, err := Start(ctx, Options{Binary: probeBinary, Prefix: f.TempDir(), MaxEvents: 3})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -634,12 +636,12 @@ func FuzzGateway(f *testing.F) {
 	up := httptest.NewServer(named("up"))
 	f.Cleanup(up.Close)
 	var mu sync.Mutex
-	var seen []Observation
+	var list []Observation
 	g, err := NewGateway(h, Config{Services: []Service{{URL: up.URL, Routes: []Route{{}}}}, Plugins: []Plugin{{Name: "probe"}}}, Settings{
 		Nginx: evidenceConf(f),
 		Observer: func(o Observation) {
 			mu.Lock()
-			seen = append(seen, o)
+			list = append(list, o)
 			mu.Unlock()
 		},
 	})
@@ -647,33 +649,51 @@ func FuzzGateway(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { g.Close() })
-	addr, err := g.Listen("127.0.0.1:0")
+	l, err := g.Listen("127.0.0.1:0")
 	if err != nil {
 		f.Fatal(err)
 	}
+	return l.String(), func() []Observation {
+		mu.Lock()
+		defer mu.Unlock()
+		out := list
+		list = nil
+		return out
+	}
+}
+
+// FuzzGateway sends any bytes through the gateway and the plugin: it must
+// answer or close, run the event once at most, and never answer 500.
+func FuzzGateway(f *testing.F) {
+	f.Add([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nGET http://b/x HTTP/1.1\r\nHost: c\r\nX_Y: \xff\r\n\r\n"))
+	f.Add([]byte("GET / HTTP/1.0\r\nConnection: x-do, close\r\nX-Do: headers 1\r\n\r\n"))
+	fuzzConnection(f, "")
+}
+
+// fuzzConnection fuzzes what comes behind the first bytes of a connection.
+func fuzzConnection(f *testing.F, first string) {
+	addr, seen := fuzzGateway(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if bytes.Contains(bytes.ToLower(data), []byte("x-do")) || bytes.Contains(bytes.ToLower(data), []byte("x_do")) {
 			return // the plugin would do as it is told
 		}
-		mu.Lock()
-		seen = nil
-		mu.Unlock()
-		client, err := net.Dial("tcp", addr.String())
+		seen() // forget
+		client, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer client.Close()
 		_ = client.SetDeadline(time.Now().Add(deadline))
 		go func() {
+			_, _ = io.WriteString(client, first)
 			_, _ = client.Write(data)
 			_ = client.(*net.TCPConn).CloseWrite()
 		}()
 		if _, err := io.Copy(io.Discard, client); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("%q: no end", data)
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		for _, o := range seen {
+		for _, o := range seen() {
 			if o.Events > 1 || o.Status == 500 {
 				t.Fatalf("%q: %+v", data, o)
 			}

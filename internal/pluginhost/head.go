@@ -1,5 +1,5 @@
-// The head of an HTTP/1.x request, read as nginx reads it in front of Kong:
-// what it refuses is refused, what it lets through keeps its bytes.
+// The head of a request, and how nginx in front of Kong reads it from
+// HTTP/1.x: what it refuses is refused, what it lets through keeps its bytes.
 
 package pluginhost
 
@@ -29,20 +29,38 @@ func (f Field) is(name string) bool { return lowerASCII(f.Name) == name }
 type requestHead struct {
 	line           string // $request
 	method, target string // target: $request_uri
-	minor          int    // HTTP/1.minor
+	major, minor   int    // of the version of HTTP
 	path, args     string // $uri (decoded, normal form) and $args
 	host           string // $host
 	fields         []Field
 	length         int64 // Content-Length, -1 without one
-	chunked        bool
-	close          bool // the client keeps the connection no longer
-	size           int  // bytes of the head
+	chunked        bool  // a body comes, and only its end tells its length
+	close          bool  // the client keeps the connection no longer
+	size           int   // bytes of the head
 }
+
+// protocol is $server_protocol.
+func (h *requestHead) protocol() string { return fmt.Sprintf("HTTP/%d.%d", h.major, h.minor) }
+
+// version is ngx.req.http_version().
+func (h *requestHead) version() float64 { return float64(h.major) + float64(h.minor)/10 }
+
+// is10 reports whether the request is an HTTP/1.0 one.
+func (h *requestHead) is10() bool { return h.major == 1 && h.minor == 0 }
 
 // refusal is an answer that nginx gives by itself.
 type refusal struct {
-	status int
+	status int // nginx's own, see answer
 	why    string
+}
+
+// answer is the status that the client gets: Kong turns nginx's 494 for a
+// header that is too large into 400.
+func (r *refusal) answer() int {
+	if r.status == 494 {
+		return 400
+	}
+	return r.status
 }
 
 func (r *refusal) Error() string { return fmt.Sprintf("%d: %s", r.status, r.why) }
@@ -55,7 +73,7 @@ func refuse(status int, format string, args ...any) error {
 // gets an answer, io.EOF where it sent nothing, and any other read error.
 // br must hold at least maxLine bytes.
 func readHead(br *bufio.Reader) (*requestHead, error) {
-	h := &requestHead{length: -1}
+	h := &requestHead{major: 1, length: -1}
 	line := ""
 	for line == "" { // nginx skips empty lines before a request
 		raw, err := h.readLine(br, 414)
@@ -73,7 +91,7 @@ func readHead(br *bufio.Reader) (*requestHead, error) {
 		return nil, err
 	}
 	for {
-		line, err := h.readLine(br, 400)
+		line, err := h.readLine(br, 494)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +113,7 @@ func (h *requestHead) readLine(br *bufio.Reader, tooLong int) (string, error) {
 	case errors.Is(err, bufio.ErrBufferFull) || len(raw) > maxLine:
 		return "", refuse(tooLong, "a line of the head is longer than %d bytes", maxLine)
 	case h.size > maxHead:
-		return "", refuse(400, "the head is larger than %d bytes", maxHead)
+		return "", refuse(494, "the head is larger than %d bytes", maxHead)
 	case errors.Is(err, io.EOF):
 		return "", io.ErrUnexpectedEOF
 	case err != nil:
@@ -129,9 +147,6 @@ func (h *requestHead) parseLine(line string) (uriHost string, err error) {
 	min, err2 := strconv.ParseUint(minor, 10, 8)
 	if !ok || !dot || err1 != nil || err2 != nil || maj == 0 || strings.ContainsAny(number, "+_") {
 		return bad("HTTP version")
-	}
-	if maj > 1 {
-		return "", refuse(505, "HTTP version %d", maj)
 	}
 	h.method, h.minor = method, int(min)
 
@@ -171,7 +186,10 @@ func (h *requestHead) parseLine(line string) (uriHost string, err error) {
 			return bad("host of the absolute URI")
 		}
 	}
-	if !h.splitTarget() {
+	switch {
+	case maj > 1:
+		return "", refuse(505, "HTTP version %d", maj)
+	case !h.splitTarget():
 		return bad("path")
 	}
 	return uriHost, nil
@@ -243,7 +261,7 @@ func (h *requestHead) parseField(line string) error {
 		return nil
 	}
 	if len(h.fields) == maxFields {
-		return refuse(400, "more than %d header fields", maxFields)
+		return refuse(494, "more than %d header fields", maxFields)
 	}
 	h.fields = append(h.fields, Field{name, value})
 	return nil
@@ -259,7 +277,7 @@ var single = []string{
 func (h *requestHead) check(uriHost string) error {
 	seen := map[string]bool{}
 	te, hasTE := "", false
-	h.close = h.minor == 0
+	h.close = h.is10()
 	for _, f := range h.fields {
 		name := lowerASCII(f.Name)
 		if slices.Contains(single, name) {
@@ -295,9 +313,9 @@ func (h *requestHead) check(uriHost string) error {
 		h.host = uriHost
 	}
 	switch {
-	case h.host == "" && h.minor > 0:
-		return refuse(400, "no Host in an HTTP/1.1 request")
-	case hasTE && h.minor == 0:
+	case h.host == "" && !h.is10():
+		return refuse(400, "no Host in an %s request", h.protocol())
+	case hasTE && h.is10():
 		return refuse(400, "Transfer-Encoding in an HTTP/1.0 request")
 	case hasTE && h.length >= 0:
 		return refuse(400, "Content-Length and Transfer-Encoding in one request")

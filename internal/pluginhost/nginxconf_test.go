@@ -91,6 +91,86 @@ func TestEvidenceVariable(t *testing.T) {
 	}
 }
 
+// evidenceFields asks the test plugin for $wallarm_evidence and splits it as
+// wallarm-gate does.
+func evidenceFields(t *testing.T, body string) []string {
+	t.Helper()
+	return strings.Split(variables(t, body)["wallarm_evidence"], "\n")
+}
+
+func TestHTTP2EvidenceVariable(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, benchSetup{settings: Settings{Nginx: evidenceConf(t)}})
+	a := b.ask(t, ":authority", "A.Example:81", ":method", "GET", "x_wallarm-mode", "block", ":path", "/a#b?c", "x-wallarm-mode", "off",
+		"connection", "signature", "connection", " signature-input", "upgrade", "websocket", "signature", "\xffs ", "signature-input", "a", "signature-input", "b,\tc",
+		"x.wallarm.token", "dropped", "cookie", "a=1", ":scheme", "ftp", "cookie", "x-wallarm-token=1", "x-do", "vars wallarm_evidence")
+	o := b.observed(t)
+	want := []string{
+		"1", o.RequestID, "127.0.0.1", "127.0.0.1", "GET", "a.example", "A.Example:81", "/a#b?c", "websocket", "signature,  signature-input",
+		"", "", "", "block, off", "", "", "", "a, b,\tc", "\xffs ",
+	}
+	if got := evidenceFields(t, a.body); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if o.RoundTrips != 3 { // x-do, the variable, the exit
+		t.Errorf("%d round trips: %v", o.RoundTrips, o.Calls)
+	}
+}
+
+// No byte of a client moves another field of $wallarm_evidence: it is refused,
+// or it stands in the field that it was sent for.
+func TestEvidenceBytes(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, benchSetup{settings: Settings{Nginx: evidenceConf(t)}})
+	const ask = "vars wallarm_evidence"
+	ways := map[string]func(path, host, value string) (status int, body string){
+		"HTTP/1.1": func(path, host, value string) (int, string) {
+			resp, body := b.raw(t, "GET "+path+" HTTP/1.1\r\nHost: "+host+"\r\nX-Do: "+ask+"\r\nSignature: "+value+"\r\n\r\n")
+			return resp.StatusCode, body
+		},
+		"HTTP/2": func(path, host, value string) (int, string) {
+			a := b.ask(t, ":method", "GET", ":scheme", "http", ":authority", host, ":path", path, "x-do", ask, "signature", value)
+			status, _ := strconv.Atoi(a.status)
+			return status, a.body
+		},
+	}
+	places := map[string]struct {
+		field int // of $wallarm_evidence
+		put   func(s string) (path, host, value string)
+	}{
+		"path":  {7, func(s string) (string, string, string) { return "/x?" + s + "y", "a", "v" }},
+		"host":  {6, func(s string) (string, string, string) { return "/", "a" + s + "b", "v" }},
+		"value": {18, func(s string) (string, string, string) { return "/", "a", "v" + s + "w" }},
+	}
+	for protocol, send := range ways {
+		for place, p := range places {
+			for c := range 256 {
+				// Over HTTP/1.1 some bytes end the value or the request: they
+				// are not sent there.
+				if protocol == "HTTP/1.1" && (c == '\n' || place == "path" && c == ' ') {
+					continue
+				}
+				path, host, value := p.put(string([]byte{byte(c)}))
+				status, body := send(path, host, value)
+				if o := b.observed(t); o.Status != status || o.Events > 1 {
+					t.Errorf("%d %+v", status, o)
+				}
+				if status == 400 {
+					continue
+				}
+				got := evidenceFields(t, body)
+				want := []string{path, host, value}[map[string]int{"path": 0, "host": 1, "value": 2}[place]]
+				if status != 200 || len(got) != 19 || got[p.field] != want {
+					t.Errorf("%s, byte %#x in the %s: %d %q", protocol, c, place, status, got)
+				}
+				if c == 0 || c == '\r' || c == '\n' || place != "value" && (c <= ' ' || c == 0x7f) {
+					t.Errorf("%s: byte %#x in the %s passed", protocol, c, place)
+				}
+			}
+		}
+	}
+}
+
 func TestNginxUnknownVariable(t *testing.T) {
 	t.Parallel()
 	h, _ := startHost(t, nil)

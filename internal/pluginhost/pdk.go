@@ -63,7 +63,7 @@ var pdk = map[string]func(tx *transaction, arg []byte) ([]byte, error){
 		return stringReply(normalPath(pathOf(tx.head.target))), nil
 	},
 	"kong.request.get_http_version": func(tx *transaction, _ []byte) ([]byte, error) {
-		bits := math.Float64bits(1 + float64(tx.head.minor)/10)
+		bits := math.Float64bits(tx.head.version())
 		return binary.LittleEndian.AppendUint64(protowire.AppendTag(nil, 1, protowire.Fixed64Type), bits), nil
 	},
 	"kong.request.get_header": withString(func(tx *transaction, name string) ([]byte, error) {

@@ -1,8 +1,8 @@
 // Package pluginhost plays Kong's side of the plugin protocol to an external
-// plugin binary, and puts a small HTTP/1.1 gateway on top of it. It imitates
-// Kong 3.9, its quirks included, so that a plugin can be driven end to end
-// where there is no Kong. It is a gateway for tests and demonstrations, not
-// for production.
+// plugin binary, and puts a small gateway for HTTP/1.x and HTTP/2 on top of it.
+// It imitates Kong 3.9, its quirks included, so that a plugin can be driven end
+// to end where there is no Kong. It is a gateway for tests and demonstrations,
+// not for production.
 package pluginhost
 
 import (

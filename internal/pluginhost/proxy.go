@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -71,7 +72,7 @@ func (tx *transaction) prepareUpstream(path string) *upstreamRequest {
 	if v, _ := tx.early("upgrade"); lowerASCII(v) == "websocket" {
 		up.connection, up.upgrade = "keep-alive, Upgrade", "websocket"
 	}
-	up.via = fmt.Sprintf("1.%d kong/%s", tx.head.minor, kongVersion)
+	up.via = fmt.Sprintf("%g kong/%s", tx.head.version(), kongVersion)
 	if v, ok := tx.early("via"); ok {
 		up.via = v + ", " + up.via
 	}
@@ -91,7 +92,7 @@ func csv(s string) []string {
 
 // finishUpstream is Kong's access.after and nginx's part: it returns the
 // header that the upstream is sent.
-func (tx *transaction) finishUpstream(up *upstreamRequest, body *bodyReader) []Field {
+func (tx *transaction) finishUpstream(up *upstreamRequest) []Field {
 	if strings.HasSuffix(tx.head.target, "?") || tx.head.args != "" {
 		up.uri += "?" + tx.head.args
 	}
@@ -135,7 +136,7 @@ func (tx *transaction) finishUpstream(up *upstreamRequest, body *bodyReader) []F
 			out = append(out, f)
 		}
 	}
-	out = append(out, body.framing(tx.head)...)
+	out = append(out, tx.head.framing()...)
 	for _, f := range tx.fields {
 		if !own[lowerASCII(f.Name)] {
 			out = append(out, f)
@@ -145,13 +146,20 @@ func (tx *transaction) finishUpstream(up *upstreamRequest, body *bodyReader) []F
 }
 
 // proxy sends the request to the upstream and its answer to the client.
-func (tx *transaction) proxy(conn net.Conn, body *bodyReader, up *upstreamRequest) error {
-	fields := tx.finishUpstream(up, body)
-	upstream, err := tx.gw.dial(tx.route.service)
+func (tx *transaction) proxy(body *bodyReader, up *upstreamRequest) error {
+	ctx := tx.down.context()
+	if tx.head.length == 0 { // that it is empty, only HTTP/2's end of the stream tells
+		if _, err := body.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && ctx.Err() == nil {
+			return tx.refuse(&refusal{400, errBody.Error()})
+		}
+	}
+	fields := tx.finishUpstream(up)
+	upstream, err := tx.gw.dial(ctx, tx.route.service)
 	if err != nil {
-		return tx.upstreamFailed(conn, err)
+		return tx.upstreamFailed(err)
 	}
 	defer tx.gw.untrack(upstream)
+	defer context.AfterFunc(ctx, func() { upstream.Close() })()
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", tx.head.method, up.uri)
 	for _, f := range fields {
@@ -160,7 +168,7 @@ func (tx *transaction) proxy(conn net.Conn, body *bodyReader, up *upstreamReques
 	b.WriteString("\r\n")
 	_ = upstream.SetDeadline(time.Now().Add(upstreamTimeout))
 	if _, err := io.WriteString(upstream, b.String()); err != nil {
-		return tx.upstreamFailed(conn, err)
+		return tx.upstreamFailed(err)
 	}
 	_ = upstream.SetDeadline(time.Time{})
 	tx.obs.Proxied, tx.obs.UpstreamTarget, tx.obs.UpstreamHeader = true, up.uri, fields
@@ -170,7 +178,7 @@ func (tx *transaction) proxy(conn net.Conn, body *bodyReader, up *upstreamReques
 	var cut atomic.Bool // the client's body broke off
 	go func() {
 		defer close(sent)
-		if body.send(upstream); body.failed {
+		if sendBody(upstream, body, tx.head.chunked); body.failed {
 			cut.Store(true)
 			upstream.Close()
 		}
@@ -179,26 +187,31 @@ func (tx *transaction) proxy(conn net.Conn, body *bodyReader, up *upstreamReques
 	resp, err := readResponse(br, tx.head.method)
 	var answered error
 	switch {
-	case err != nil && cut.Load():
-		answered = tx.failWith(conn, 400, "Bad request", "the request's body broke off or is malformed")
+	case err != nil && cut.Load() && ctx.Err() == nil:
+		answered = tx.refuse(&refusal{400, errBody.Error()})
 	case err != nil:
-		answered = tx.upstreamFailed(conn, err)
+		answered = tx.upstreamFailed(err)
 	case resp.StatusCode == http.StatusSwitchingProtocols && up.upgrade == "":
-		answered = tx.upstreamFailed(conn, errors.New("the upstream switched protocols and nobody asked it to"))
+		answered = tx.upstreamFailed(errors.New("the upstream switched protocols and nobody asked it to"))
 	case resp.StatusCode == http.StatusSwitchingProtocols:
+		conn, from, ok := tx.down.tunnel()
+		if !ok {
+			answered = tx.upstreamFailed(errors.New("the upstream switched protocols and an HTTP/2 stream cannot"))
+			break
+		}
 		<-sent // a body comes before the tunnel
-		return tx.tunnel(conn, body, upstream, br, resp)
+		return tx.tunnel(conn, from, upstream, br, resp)
 	default:
-		answered = tx.writeResponse(conn, resp, up)
+		answered = tx.writeResponse(resp)
 		resp.Body.Close()
 	}
 
 	// An upstream may answer without the whole body. The sender must be out
 	// of the client's connection before the next request is read from it.
 	upstream.Close()
-	_ = conn.SetReadDeadline(time.Now())
+	tx.down.interrupt()
 	<-sent
-	_ = conn.SetReadDeadline(time.Time{})
+	tx.down.resume()
 	if answered == nil && !body.done {
 		answered = errors.New("the request's body was not read to its end")
 	}
@@ -206,8 +219,8 @@ func (tx *transaction) proxy(conn net.Conn, body *bodyReader, up *upstreamReques
 }
 
 // dial connects to a service. The connection is closed with the gateway.
-func (g *Gateway) dial(s *service) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), upstreamTimeout)
+func (g *Gateway) dial(ctx context.Context, s *service) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, upstreamTimeout)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", s.addr())
 	if err != nil {
@@ -235,12 +248,17 @@ func (g *Gateway) dial(s *service) (net.Conn, error) {
 	return conn, nil
 }
 
-func (tx *transaction) upstreamFailed(conn net.Conn, err error) error {
+func (tx *transaction) upstreamFailed(err error) error {
+	if gone := context.Cause(tx.down.context()); gone != nil {
+		tx.obs.Err = gone.Error()
+		tx.observe(0)
+		return gone
+	}
 	tx.gw.host.opts.Log("err", "upstream: "+err.Error())
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return tx.failWith(conn, 504, "The upstream server is timing out", err.Error())
+		return tx.failWith(504, "The upstream server is timing out", err.Error())
 	}
-	return tx.failWith(conn, 502, "An invalid response was received from the upstream server", err.Error())
+	return tx.failWith(502, "An invalid response was received from the upstream server", err.Error())
 }
 
 // readResponse reads the head of the final answer, past informational ones.
@@ -257,75 +275,56 @@ func readResponse(br *bufio.Reader, method string) (*http.Response, error) {
 }
 
 // writeResponse sends an upstream's answer on, without hop-by-hop headers.
-func (tx *transaction) writeResponse(conn net.Conn, resp *http.Response, up *upstreamRequest) error {
-	h := tx.head
+func (tx *transaction) writeResponse(resp *http.Response) error {
+	hasLength := resp.Header.Get("Content-Length") != ""
 	for _, name := range csv(resp.Header.Get("Connection")) {
 		resp.Header.Del(name)
 	}
 	for _, name := range []string{"Connection", "Keep-Alive", "Transfer-Encoding", "Content-Length", "Upgrade", "Trailer"} {
 		resp.Header.Del(name)
 	}
-	hasBody := h.method != "HEAD" && resp.StatusCode != 204 && resp.StatusCode != 304
-	chunked := hasBody && resp.ContentLength < 0 && h.minor > 0
-	if hasBody && resp.ContentLength < 0 && h.minor == 0 {
-		h.close = true // only the end of the connection ends the body
+	length := resp.ContentLength
+	if resp.StatusCode == http.StatusNotModified && !hasLength {
+		length = -1 // net/http says 0
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "HTTP/1.1 %03d %s\r\n", resp.StatusCode, strings.TrimPrefix(resp.Status, fmt.Sprintf("%03d ", resp.StatusCode)))
-	_ = resp.Header.Write(&b)
-	for _, f := range tx.responseFields {
-		fmt.Fprintf(&b, "%s: %s\r\n", f.Name, f.Value)
-	}
-	switch {
-	case chunked:
-		b.WriteString("Transfer-Encoding: chunked\r\n")
-	case resp.ContentLength >= 0 && resp.StatusCode != 204:
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", resp.ContentLength)
-	}
-	if h.close {
-		b.WriteString("Connection: close\r\n\r\n")
-	} else {
-		b.WriteString("Connection: keep-alive\r\n\r\n")
-	}
+	reason := strings.TrimPrefix(resp.Status, fmt.Sprintf("%03d ", resp.StatusCode))
 	tx.observe(resp.StatusCode)
-	if _, err := io.WriteString(conn, b.String()); err != nil {
+	w, err := tx.down.answer(resp.StatusCode, reason, append(headerFields(resp.Header), tx.responseFields...), length)
+	if err != nil {
 		return err
 	}
-	if !hasBody {
-		return nil
+	if bodyAllowed(tx.head.method, resp.StatusCode) {
+		if _, err := io.Copy(w, resp.Body); err != nil {
+			return err // without the end of the body: the client sees a broken one
+		}
 	}
-	if !chunked {
-		_, err := io.Copy(conn, resp.Body)
-		return err
+	return w.Close()
+}
+
+// headerFields are the fields of an upstream's answer, by name.
+func headerFields(h http.Header) []Field {
+	var out []Field
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		for _, v := range h[name] {
+			out = append(out, newField(name, v))
+		}
 	}
-	w := httputil.NewChunkedWriter(conn)
-	if _, err := io.Copy(w, resp.Body); err != nil {
-		return err // without the last chunk: the client sees a broken body
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	_, err := io.WriteString(conn, "\r\n")
-	return err
+	return out
 }
 
 // errTunnel says that the connection was a tunnel and has ended.
 var errTunnel = errors.New("the connection was upgraded")
 
 // tunnel passes bytes both ways after a 101, until either side closes.
-func (tx *transaction) tunnel(conn net.Conn, body *bodyReader, upstream net.Conn, br *bufio.Reader, resp *http.Response) error {
-	var b strings.Builder
-	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	_ = resp.Header.Write(&b)
-	b.WriteString("\r\n")
+func (tx *transaction) tunnel(conn net.Conn, from io.Reader, upstream net.Conn, br *bufio.Reader, resp *http.Response) error {
 	tx.observe(resp.StatusCode)
-	if _, err := io.WriteString(conn, b.String()); err != nil {
+	if _, err := tx.down.answer(resp.StatusCode, http.StatusText(resp.StatusCode), headerFields(resp.Header), -1); err != nil {
 		return err
 	}
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
-		_, _ = io.Copy(upstream, body.conn)
+		_, _ = io.Copy(upstream, from)
 		upstream.Close()
 	}()
 	_, _ = io.Copy(conn, br)
@@ -334,84 +333,8 @@ func (tx *transaction) tunnel(conn net.Conn, body *bodyReader, upstream net.Conn
 	return errTunnel
 }
 
-// bodyReader is the body of a request.
-type bodyReader struct {
-	conn      *bufio.Reader
-	head      *requestHead
-	left      int64     // bytes to come, where the length is known
-	chunks    io.Reader // nil: not chunked
-	done      bool
-	failed    bool         // the client's part of it broke
-	continued func() error // sends 100 Continue before the first read
-}
-
-func newBody(h *requestHead, br *bufio.Reader, conn io.Writer) *bodyReader {
-	b := &bodyReader{conn: br, head: h, left: max(h.length, 0), done: h.length <= 0 && !h.chunked}
-	if h.chunked {
-		b.chunks = httputil.NewChunkedReader(br)
-	}
-	if v := lookup(h.fields, "expect", len(h.fields)); v != nil && lowerASCII(v[0]) == "100-continue" && !b.done && h.minor > 0 {
-		b.continued = func() error {
-			_, err := io.WriteString(conn, "HTTP/1.1 100 Continue\r\n\r\n")
-			return err
-		}
-	}
-	return b
-}
-
-// Read returns io.EOF at the body's end and io.ErrUnexpectedEOF before it.
-func (b *bodyReader) Read(p []byte) (int, error) {
-	n, err := b.read(p)
-	b.failed = b.failed || err != nil && !errors.Is(err, io.EOF)
-	return n, err
-}
-
-func (b *bodyReader) read(p []byte) (int, error) {
-	if b.done {
-		return 0, io.EOF
-	}
-	if f := b.continued; f != nil {
-		b.continued = nil
-		if err := f(); err != nil {
-			return 0, err
-		}
-	}
-	if b.chunks != nil {
-		n, err := b.chunks.Read(p)
-		if errors.Is(err, io.EOF) {
-			b.done = true
-			err = b.skipTrailers()
-		}
-		return n, err
-	}
-	n, err := b.conn.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	switch {
-	case b.left == 0:
-		b.done = true
-		return n, io.EOF
-	case errors.Is(err, io.EOF):
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-// skipTrailers reads a request's trailers, which nginx drops.
-func (b *bodyReader) skipTrailers() error {
-	for range maxFields {
-		line, err := b.conn.ReadSlice('\n')
-		if err != nil {
-			return io.ErrUnexpectedEOF
-		}
-		if len(strings.TrimRight(string(line), "\r\n")) == 0 {
-			return io.EOF
-		}
-	}
-	return io.ErrUnexpectedEOF
-}
-
 // framing is the header field that announces the body to the upstream.
-func (b *bodyReader) framing(h *requestHead) []Field {
+func (h *requestHead) framing() []Field {
 	switch {
 	case h.chunked:
 		return []Field{{"Transfer-Encoding", "chunked"}}
@@ -421,18 +344,15 @@ func (b *bodyReader) framing(h *requestHead) []Field {
 	return nil
 }
 
-// send copies the body to the upstream, framed as it came. Where the upstream
-// stops reading, its answer says why.
-func (b *bodyReader) send(w io.Writer) {
-	if b.done {
-		return
-	}
-	if b.chunks == nil {
-		_, _ = io.Copy(w, b)
+// sendBody copies the body to the upstream, framed as its head says. Where the
+// upstream stops reading, its answer says why.
+func sendBody(w io.Writer, body *bodyReader, chunked bool) {
+	if !chunked {
+		_, _ = io.Copy(w, body)
 		return
 	}
 	cw := httputil.NewChunkedWriter(w)
-	if _, err := io.Copy(cw, b); err != nil {
+	if _, err := io.Copy(cw, body); err != nil {
 		return
 	}
 	if cw.Close() == nil {

@@ -14,15 +14,21 @@ import (
 // defaultHeaders is Kong's default of lua_max_req_headers.
 const defaultHeaders = 100
 
-// transaction is the state of one request. One goroutine uses it.
-type transaction struct {
-	gw     *Gateway
-	head   *requestHead
+// origin is where a connection comes from, the same for all of its requests.
+type origin struct {
 	peer   netip.AddrPort // $realip_remote_addr
-	client string         // $remote_addr, after realip
 	local  string         // $server_port
 	tls    bool
 	verify string // $ssl_client_verify
+}
+
+// transaction is the state of one request. One goroutine uses it.
+type transaction struct {
+	origin
+	gw     *Gateway
+	down   downstream
+	head   *requestHead
+	client string // $remote_addr, after realip
 
 	requestID, kongRequestID string
 
@@ -201,7 +207,7 @@ var plainVariables = map[string]func(tx *transaction) string{
 	"scheme":             func(tx *transaction) string { return ifTLS(tx, "https", "http") },
 	"server_name":        func(tx *transaction) string { return serverName },
 	"server_port":        func(tx *transaction) string { return tx.local },
-	"server_protocol":    func(tx *transaction) string { return "HTTP/1." + strconv.Itoa(tx.head.minor) },
+	"server_protocol":    func(tx *transaction) string { return tx.head.protocol() },
 	"ssl_client_verify":  func(tx *transaction) string { return tx.verify },
 	"uri":                func(tx *transaction) string { return tx.head.path },
 }
