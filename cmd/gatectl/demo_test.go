@@ -202,22 +202,25 @@ func TestLintKnowsTheSchema(t *testing.T) {
 	}
 	config, err := schema.Validate(pluginhost.Plugin{Name: schema.Name, Config: map[string]any{
 		"exempt": []any{map[string]any{"path": "/healthz"}},
+		"replay": map[string]any{"store": "redis", "redis": map[string]any{"address": "redis:6379", "tls": map[string]any{}}},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var declared []string
-	for name, v := range config {
-		declared = append(declared, name)
-		if list, ok := v.([]any); ok && name == "exempt" && len(list) == 1 {
-			v = list[0]
-		}
-		if record, ok := v.(map[string]any); ok {
-			for field := range record {
-				declared = append(declared, name+"."+field)
+	var declare func(prefix string, record map[string]any)
+	declare = func(prefix string, record map[string]any) {
+		for name, v := range record {
+			declared = append(declared, prefix+name)
+			if list, ok := v.([]any); ok && len(list) == 1 {
+				v = list[0]
+			}
+			if inner, ok := v.(map[string]any); ok {
+				declare(prefix+name+".", inner)
 			}
 		}
 	}
+	declare("", config)
 	known := kongfile.Fields()
 	slices.Sort(declared)
 	slices.Sort(known)
