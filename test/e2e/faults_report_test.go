@@ -42,6 +42,7 @@ requests once more, as they were recorded between attester and gateway. Every re
 A request at the upstream is *unverified* unless it is an honest one that came through this edge and arrived at most as often as the
 attester had signed it. That number has to be 0: the run fails otherwise, and so it does where a fault did not really happen, where one of
 the signs below did not show, or where the gate does not work again within ` + "%v" + `. Where no honest request may suffer, none did.
+The one exception is "gateway reloaded, used evidence": there the number is the finding, and has to be more than 0 for as long as this page says so.
 
 `
 
