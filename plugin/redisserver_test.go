@@ -159,15 +159,21 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 
 // proxy stands between a gate and its server.
 type proxy struct {
-	addr  string
-	delay atomic.Int64 // of each piece of an answer
-	lost  atomic.Bool  // answers do not arrive
+	addr   string
+	delay  atomic.Int64 // of each piece of an answer
+	lost   atomic.Bool  // answers do not arrive
+	breaks atomic.Int32 // the connection breaks at the next request: before or after the server has it
 
 	mu     sync.Mutex
 	target string
 	conns  map[net.Conn]bool
 	sent   [][]string // the commands
 }
+
+const (
+	breaksBefore = iota + 1
+	breaksAfter
+)
 
 func startProxy(tb testing.TB, target string) *proxy {
 	tb.Helper()
@@ -213,6 +219,14 @@ func (p *proxy) serve(client net.Conn) {
 			p.mu.Lock()
 			p.sent = append(p.sent, command)
 			p.mu.Unlock()
+			if !isCheck(command) {
+				switch p.breaks.Swap(0) {
+				case breaksBefore:
+					return
+				case breaksAfter:
+					client.Close()
+				}
+			}
 			if _, err := server.Write(wire); err != nil {
 				return
 			}

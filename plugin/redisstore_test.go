@@ -494,6 +494,36 @@ func TestRedisLostAnswer(t *testing.T) {
 	}
 }
 
+// A connection breaks under a request: it is asked once more, on another one.
+func TestRedisBreaksOnce(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	p := startProxy(t, s.addr)
+	n := newNode(t, newEdge(t), redisRecord(p.addr, nil))
+	for _, c := range []struct {
+		what     string
+		breaks   int32
+		commands []string
+		result   string
+	}{
+		{"before the server has it", breaksBefore, []string{"set", "set"}, redisStored},
+		{"before it answers", breaksAfter, []string{"set", "set", "get"}, redisRerun},
+	} {
+		captured, id := n.fresh()
+		was := n.results()[c.result]
+		p.commands()
+		p.breaks.Store(c.breaks)
+		n.want(c.what, captured, id, "")
+		if got := p.commands(); !slices.Equal(got, c.commands) {
+			t.Errorf("%s: commands %q, want %q", c.what, got, c.commands)
+		}
+		if n.results()[c.result] != was+1 {
+			t.Errorf("%s: results %v", c.what, n.results())
+		}
+		n.want(c.what+", replayed", captured, requestB, evidence.ReasonReplayed)
+	}
+}
+
 func TestRedisResets(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
