@@ -279,6 +279,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"redis tls", "", map[string]any{"replay": redisRecord("a:1", map[string]any{"tls": map[string]any{"verify": false}})}, "verify"},
 		{"capacity", "", map[string]any{"replay": map[string]any{"capacity": 999}}, "capacity"},
 		{"deny_status", "", map[string]any{"deny_status": 200}, "config.deny_status"},
+		{"deny_status 444", "", map[string]any{"deny_status": 444}, "config.deny_status"},
 		{"token", "", map[string]any{"tokens": []any{"short"}}, "config.tokens"},
 		{"five tokens", "", map[string]any{"tokens": []any{testToken, testToken, testToken, testToken, testToken}}, "config.tokens"},
 		{"exempt without path", "", map[string]any{"exempt": []any{map[string]any{}}}, "config.exempt"},

@@ -62,6 +62,7 @@ var (
 	applicationRange = bounds{evidence.NoApplication, math.MaxInt32}
 	capacityRange    = bounds{1_000, 10_000_000}
 	statusRange      = bounds{400, 499}
+	silentStatus     = []int{444, 499} // nginx closes the connection without an answer
 )
 
 const (
@@ -135,7 +136,10 @@ func (c *Config) compile(data []byte) {
 		d.fail("", "is not a JSON object")
 	}
 	c.mode = gateMode(d.oneOf("mode", string(modeEnforce), modes))
-	c.status = d.integer("deny_status", defaultStatus, statusRange)
+	if c.status = d.integer("deny_status", defaultStatus, statusRange); slices.Contains(silentStatus, c.status) {
+		d.fail("deny_status", fmt.Sprintf("is %d, at which nginx closes the connection without an answer: choose another one", c.status))
+		c.status = defaultStatus
+	}
 	c.logged = logScope(d.oneOf("log", string(logDenied), logScopes))
 	c.exempt = d.exemptions()
 

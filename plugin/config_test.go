@@ -73,6 +73,8 @@ func TestMisconfigured(t *testing.T) {
 		{"replay capacity", map[string]any{"replay": map[string]any{"capacity": 1}}, "config.replay.capacity is"},
 		{"replay", map[string]any{"replay": "memory"}, "config.replay is not an object"},
 		{"deny_status 200", map[string]any{"deny_status": 200}, "config.deny_status is"},
+		{"deny_status 444", map[string]any{"deny_status": 444}, "config.deny_status is 444, at which nginx closes"},
+		{"deny_status 499", map[string]any{"deny_status": 499}, "config.deny_status is 499, at which nginx closes"},
 		{"log", map[string]any{"log": "yes"}, "config.log is"},
 		{"token: inspection", token(map[string]any{"require_inspection": nil}), "config.require_inspection is active, which a token cannot prove: want any"},
 		{"token: none", token(map[string]any{"tokens": nil}), "config.tokens is empty"},

@@ -40,6 +40,7 @@ type (
 		Default       any             `json:"default,omitempty"`
 		OneOf         []string        `json:"one_of,omitempty"`
 		Between       []int           `json:"between,omitempty"`
+		NotOneOf      []int           `json:"not_one_of,omitempty"`
 		LenMin        int             `json:"len_min,omitempty"`
 		LenMax        int             `json:"len_max,omitempty"`
 		StartsWith    string          `json:"starts_with,omitempty"`
@@ -60,6 +61,13 @@ func choice(standard string, allowed []string, description string) field {
 
 func number(standard int, b bounds, description string) field {
 	return field{Type: "integer", Required: true, Default: standard, Between: b.between(), Description: description}
+}
+
+// refusal is the status of a refusal, without those that nginx keeps to itself.
+func refusal() field {
+	f := number(defaultStatus, statusRange, "Status code of a refusal; not 444 and 499, at which nginx closes the connection without an answer.")
+	f.NotOneOf = silentStatus
+	return f
 }
 
 func textList(most int, description string) field {
@@ -95,7 +103,7 @@ func configFields() []named {
 			{"capacity": number(defaultCapacity, capacityRange, "Nonces that the store of this Kong node holds; all configurations share it, the largest value counts.")},
 			{"redis": {Type: "record", Required: false, Description: "The shared store, a Redis or Valkey server, for store redis.", Fields: redisFields()}},
 		}}},
-		{"deny_status": number(defaultStatus, statusRange, "Status code of a refusal.")},
+		{"deny_status": refusal()},
 		{"log": choice(string(logDenied), logScopes, "Which decisions are logged; mistakes of the gate itself always are.")},
 	}
 }

@@ -212,6 +212,11 @@ func (c *check) gateConfig(p *plugin) {
 	g.integer("max_age", 1, 300)
 	g.integer("clock_skew", 0, 60)
 	g.integer("deny_status", 400, 499)
+	if v := g.n.get("deny_status"); v != nil {
+		if i, ok := integer(v); ok && (i == 444 || i == 499) {
+			g.refuse("deny_status", "is %d, at which nginx closes the connection without an answer", i)
+		}
+	}
 	wide := g.prefixes("allowed_sources")
 	c.gateKeys(g, proof)
 	if proof == "token" {
