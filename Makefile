@@ -12,7 +12,8 @@ BIN := $(CURDIR)/bin
 # What could not run here is collected in this file and printed at the end.
 NOT_RUN := $(BIN)/not-run
 FUZZTIME ?= 60s
-# Where a program is installed, its suites must run.
+# Where a program is installed, its suites must run. (-count=1 where it stands
+# below: go's cache of results does not see the files of other modules.)
 REQUIRED = bash .ci/deps --complete nginx && export NGINX_REQUIRED=1; \
 	bash .ci/deps --complete redis && export REDIS_REQUIRED=1; \
 	bash .ci/deps --complete prometheus && export PROMTOOL_REQUIRED=1;
@@ -104,14 +105,14 @@ test-edge: ## The edge module on the schema stand-in: no AWS account, no registr
 		echo "the suites of the edge module (test/edge, edge/terraform/tests): terraform is not installed" >> $(NOT_RUN); fi; \
 	if [ "$${TF_PROVIDER:-}" = registry ]; then \
 		echo "plan and apply of the edge module: TF_PROVIDER=registry only validates, it would call AWS" >> $(NOT_RUN); fi; \
-	$(REQUIRED) cd test && $(GO) vet ./... && $(GO) test $$($(GO) list ./... | grep -v /e2e$$)
+	$(REQUIRED) cd test && $(GO) vet ./... && $(GO) test -count=1 $$($(GO) list ./... | grep -v /e2e$$)
 
 .PHONY: test-chart
 test-chart: ## The chart: rendered, decoded strictly, and run with the real plugin
 	@$(MAKE) $(BIN)/helm
 	@if [ -z "$${KONG_BIN:-}" ]; then echo "the rendered chart in a real Kong: KONG_BIN names none" >> $(NOT_RUN); fi; \
 	if ! command -v curl >/dev/null; then echo "the script of the chart's helm test: curl is not installed" >> $(NOT_RUN); fi; \
-	$(REQUIRED) cd test/chart && $(GO) vet ./... && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test ./...
+	$(REQUIRED) cd test/chart && $(GO) vet ./... && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test -count=1 ./...
 
 # What the end-to-end suite needs: Terraform's plan, the rendered chart, a real nginx.
 E2E = @$(MAKE) $(BIN)/helm; $(REQUIRED) command -v terraform >/dev/null && export TERRAFORM_REQUIRED=1; \
@@ -125,6 +126,8 @@ e2e: ## Both sides together, from the plan and the rendered chart; GATEWAY=kong 
 
 .PHONY: faults
 faults: ## What happens when a part fails, under load; WRITE=1 writes docs/faults.md
+	@disk=$$(mktemp -d); if mount -t tmpfs -o size=64k tmpfs "$$disk" 2>/dev/null; then umount "$$disk"; else \
+		echo "the fault of a full disk: no tmpfs can be mounted" >> $(NOT_RUN); fi; rmdir "$$disk"
 	$(E2E) -run '^TestFaults$$' -v $(if $(WRITE),-write)
 
 $(BIN)/helm: tools/helm/go.mod tools/helm/go.sum
@@ -133,7 +136,7 @@ $(BIN)/helm: tools/helm/go.mod tools/helm/go.sum
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (60s)
-	@for pkg in $$($(GO) list ./...); do \
+	@for pkg in $$($(GO) list ./...) ; do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "== $$pkg $$target"; \
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
