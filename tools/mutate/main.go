@@ -1,9 +1,9 @@
 // Mutate changes one comparison, bound or condition of a package at a time and
 // runs the package's tests: a change that no test notices is printed.
 //
-//	mutate [-run REGEXP] [-from N] DIR
+//	mutate [-run REGEXP] [-from N] DIR [FILE...]
 //
-// DIR is the package's folder in its module. The sources are not touched: the
+// DIR is the package's folder in its module; with FILEs only these change. The sources are not touched: the
 // tests run with an overlay. Exit status: 0 all were noticed, 1 some were not, 2
 // wrong usage.
 package main
@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -40,11 +41,11 @@ func main() {
 	run := flag.String("run", ".", "`regexp` of the tests")
 	from := flag.Int("from", 1, "`number` of the first mutant")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: mutate [-run REGEXP] [-from N] DIR")
+	if flag.NArg() == 0 {
+		fmt.Fprintln(os.Stderr, "usage: mutate [-run REGEXP] [-from N] DIR [FILE...]")
 		os.Exit(2)
 	}
-	survivors, err := mutate(flag.Arg(0), *run, *from)
+	survivors, err := mutate(flag.Arg(0), flag.Args()[1:], *run, *from)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(2)
@@ -54,7 +55,7 @@ func main() {
 	}
 }
 
-func mutate(dir, run string, from int) (survivors int, err error) {
+func mutate(dir string, only []string, run string, from int) (survivors int, err error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		return 0, err
@@ -69,7 +70,7 @@ func mutate(dir, run string, from int) (survivors int, err error) {
 	}
 	n := 0
 	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
+		if strings.HasSuffix(file, "_test.go") || len(only) > 0 && !slices.Contains(only, filepath.Base(file)) {
 			continue
 		}
 		source, err := os.ReadFile(file)
