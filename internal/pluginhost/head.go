@@ -33,10 +33,11 @@ type requestHead struct {
 	path, args     string // $uri (decoded, normal form) and $args
 	host           string // $host
 	fields         []Field
-	length         int64 // Content-Length, -1 without one
-	chunked        bool  // a body comes, and only its end tells its length
-	close          bool  // the client keeps the connection no longer
-	size           int   // bytes of the head
+	seen           map[string]bool // of the single ones
+	length         int64           // Content-Length, -1 without one
+	chunked        bool            // a body comes, and only its end tells its length
+	close          bool            // the client keeps the connection no longer
+	size           int             // bytes of the head
 }
 
 // protocol is $server_protocol.
@@ -90,6 +91,7 @@ func readHead(br *bufio.Reader) (*requestHead, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.close = h.is10()
 	for {
 		line, err := h.readLine(br, 494)
 		if err != nil {
@@ -253,7 +255,7 @@ func (h *requestHead) parseField(line string) error {
 		}
 		valid = valid && (isAlpha(c) || c >= '0' && c <= '9' || c == '-' || c == '_')
 	}
-	value = strings.Trim(value, " ")
+	value = strings.Trim(strings.TrimRight(value, "\r"), " ") // nginx takes CRs for one
 	if strings.ContainsAny(value, "\x00\r") {
 		return refuse(400, "NUL or bare CR in the value of header %q", name)
 	}
@@ -263,8 +265,7 @@ func (h *requestHead) parseField(line string) error {
 	if len(h.fields) == maxFields {
 		return refuse(494, "more than %d header fields", maxFields)
 	}
-	h.fields = append(h.fields, Field{name, value})
-	return nil
+	return h.add(Field{name, value})
 }
 
 // single are the fields that nginx refuses to see twice.
@@ -273,26 +274,41 @@ var single = []string{
 	"if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range",
 }
 
+// add keeps a field and applies what nginx decides about it at once.
+func (h *requestHead) add(f Field) error {
+	name := lowerASCII(f.Name)
+	if slices.Contains(single, name) {
+		if h.seen[name] {
+			return refuse(400, "header %q given twice", name)
+		}
+		if h.seen == nil {
+			h.seen = map[string]bool{}
+		}
+		h.seen[name] = true
+	}
+	h.fields = append(h.fields, f)
+	switch name {
+	case "host":
+		host, ok := validHost(f.Value)
+		if !ok {
+			return refuse(400, "invalid Host %q", f.Value)
+		}
+		h.host = host
+	case "connection":
+		if v := lowerASCII(f.Value); strings.Contains(v, "close") {
+			h.close = true
+		} else if strings.Contains(v, "keep-alive") {
+			h.close = false
+		}
+	}
+	return nil
+}
+
 // check applies what nginx decides about a head as a whole.
 func (h *requestHead) check(uriHost string) error {
-	seen := map[string]bool{}
 	te, hasTE := "", false
-	h.close = h.is10()
 	for _, f := range h.fields {
-		name := lowerASCII(f.Name)
-		if slices.Contains(single, name) {
-			if seen[name] {
-				return refuse(400, "header %q given twice", name)
-			}
-			seen[name] = true
-		}
-		switch name {
-		case "host":
-			host, ok := validHost(f.Value)
-			if !ok {
-				return refuse(400, "invalid Host %q", f.Value)
-			}
-			h.host = host
+		switch lowerASCII(f.Name) {
 		case "content-length":
 			n, err := strconv.ParseInt(f.Value, 10, 64)
 			if err != nil || strings.Trim(f.Value, "0123456789") != "" {
@@ -301,12 +317,6 @@ func (h *requestHead) check(uriHost string) error {
 			h.length = n
 		case "transfer-encoding":
 			te, hasTE = f.Value, true
-		case "connection":
-			if v := lowerASCII(f.Value); strings.Contains(v, "close") {
-				h.close = true
-			} else if strings.Contains(v, "keep-alive") {
-				h.close = false
-			}
 		}
 	}
 	if uriHost != "" {
@@ -334,30 +344,34 @@ func (h *requestHead) check(uriHost string) error {
 // serverName is Kong's server_name, $host where a request names none.
 const serverName = "kong"
 
-// validHost is nginx's check of a host: $host is its lower case, without
-// port and without one trailing dot.
+// validHost is nginx's check of a host: $host is its lower case, without port
+// and without one trailing dot.
 func validHost(s string) (string, bool) {
-	if strings.HasPrefix(s, "[") {
-		i := strings.IndexByte(s, ']')
-		if i < 0 {
-			return "", false
-		}
-		if rest := s[i+1:]; rest != "" && rest[0] != ':' {
-			return "", false
-		}
-		s = s[:i+1]
-	}
+	const usual, literal, rest = 0, 1, 2
+	state, dot, end := usual, len(s), len(s)
 	for i := range len(s) {
-		c := s[i]
-		if c <= 0x20 || c == 0x7f || c == '/' || c == '\\' || c == '.' && i > 0 && s[i-1] == '.' {
+		switch c := s[i]; {
+		case c == '.':
+			if dot == i-1 {
+				return "", false
+			}
+			dot = i
+		case c == ':':
+			if state == usual {
+				end, state = i, rest
+			}
+		case c == '[' && i == 0:
+			state = literal
+		case c == ']' && state == literal:
+			end, state = i+1, rest
+		case c <= 0x20, c == 0x7f, c == '/':
 			return "", false
 		}
 	}
-	if !strings.HasPrefix(s, "[") {
-		s, _, _ = strings.Cut(s, ":")
+	if dot == end-1 {
+		end--
 	}
-	s = strings.TrimSuffix(lowerASCII(s), ".")
-	return s, s != ""
+	return lowerASCII(s[:end]), end > 0
 }
 
 func isAlpha(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }

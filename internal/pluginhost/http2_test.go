@@ -142,6 +142,9 @@ func TestHTTP2Heads(t *testing.T) {
 
 		{"an empty :authority", with(":authority", "", plain), "400"},
 		{"a dot", with(":authority", ".", plain), "400"},
+		{"a backslash in :authority", with(":authority", `a\b`, plain), `GET host=a\b http_host=a\b ru=/ uri=/ args=`},
+		{"a bracket that is not closed", with(":authority", "[::1", plain), "GET host=[::1 http_host=[::1 ru=/ uri=/ args="},
+		{"a number of a port that is none", with(":authority", "a:b.", plain), "GET host=a http_host=a:b. ru=/ uri=/ args="},
 		{"two dots", with(":authority", "a..b", plain), "400"},
 		{"a slash in :authority", with(":authority", "a/b", plain), "400"},
 		{"a space in :authority", with(":authority", "a b", plain), "400"},
@@ -317,6 +320,15 @@ func TestHTTP2Frames(t *testing.T) {
 		{"32 kB of header", frame(http2.FrameHeaders, end|done, 1, block+strings.Repeat(string(literal("x-a", long[:8000])), 4)), "200"},
 		{"more than 32 kB of header", frame(http2.FrameHeaders, end|done, 1, block+strings.Repeat(string(literal("x-a", long[:8000])), 5)), "GOAWAY ENHANCE_YOUR_CALM"},
 		{"more than 32 kB out of a table", frame(http2.FrameHeaders, end|done, 1, block+"\x40"+string(literal("x-a", long[:4000]))[1:]+strings.Repeat("\xbe", 9)), "GOAWAY ENHANCE_YOUR_CALM"},
+
+		// A request that is refused for an empty value, and what follows it.
+		{"an empty :path", frame(http2.FrameHeaders, end|done, 1, "\x82\x86\x41\x01a\x04\x00"), "400"},
+		{"and a name", frame(http2.FrameHeaders, end|done, 1, "\x82\x86\x41\x01a\x04\x00"+string(literal("x-a", "b"))), "GOAWAY PROTOCOL_ERROR"},
+		{"and a name that goes into the table", frame(http2.FrameHeaders, end|done, 1, "\x82\x86\x41\x01a\x04\x00\x40"+string(literal("x-a", "b"))[1:]), "400"},
+		{"and a name of the table", frame(http2.FrameHeaders, end|done, 1, "\x82\x86\x41\x01a\x04\x00\x04\x01b"), "400"},
+		{"and a name that is not in the table", frame(http2.FrameHeaders, end|done, 1, "\x82\x86\x41\x01a\x04\x00\x0f\x70\x01b"), "GOAWAY COMPRESSION_ERROR"},
+		{"a bad one that is long counts for the rest", frame(http2.FrameHeaders, end|done, 1, string(literal("X", long))+strings.Repeat("\x00\x01a\x00", 2)), "GOAWAY ENHANCE_YOUR_CALM"},
+		{"a bad Huffman code is skipped", frame(http2.FrameHeaders, end|done, 1, string(literal("X", "a"))+"\x00\x01x\x84\xff\xff\xff\xff"), "400"},
 
 		{"DATA on stream 0", frame(http2.FrameData, 0, 0, "a"), "GOAWAY PROTOCOL_ERROR"},
 		{"DATA on a stream that is not", frame(http2.FrameData, 0, 7, "a") + good, "200"},
@@ -914,6 +926,44 @@ func TestHTTP2Flood(t *testing.T) {
 	}
 }
 
+// Kong drops a field that Connection names after nginx has read it: without its
+// length a body is none.
+func TestConnectionDropsContentLength(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, benchSetup{})
+	const hidden = "GET /hidden HTTP/1.1\r\nHost: h.example\r\n\r\n"
+	conn, err := net.Dial("tcp", b.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(deadline))
+	fmt.Fprintf(conn, "POST /1 HTTP/1.1\r\nHost: a\r\nConnection: Content-Length\r\nContent-Length: %d\r\n\r\n%s", len(hidden), hidden)
+	br := bufio.NewReader(conn)
+	for _, want := range []string{"POST /1 host=", "GET /hidden host="} {
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, _ := io.ReadAll(resp.Body); !strings.HasPrefix(string(body), want) || !strings.HasSuffix(string(body), " body=") {
+			t.Errorf("%q", body)
+		}
+		if o := b.observed(t); o.Events != 1 || len(o.values("content-length")) != 0 {
+			t.Errorf("%+v", o)
+		}
+	}
+	c := dialHTTP2(t, b.addr)
+	c.open(1, false, post("/2", "connection", "content-length", "content-length", fmt.Sprint(len(hidden))))
+	c.must(c.WriteData(1, true, []byte(hidden)))
+	a := c.wait(1, false)
+	if o := b.observed(t); a.status != "200" || !strings.HasSuffix(a.body, " body=") || len(o.values("content-length")) != 0 {
+		t.Errorf("%s %q %+v", a, a.body, o)
+	}
+	if len(b.obs) != 0 {
+		t.Error("DATA became a request")
+	}
+}
+
 func TestHTTP2Upgrade(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -1147,7 +1197,7 @@ func FuzzHTTP2Head(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, step uint8, ended bool) {
 		var r fieldReader
 		b := &http2Head{head: &requestHead{major: 2, length: -1}}
-		r.begin(b.field)
+		r.begin(b.field, func() bool { return b.refused != nil })
 		src := bytes.NewReader(data)
 		for src.Len() > 0 {
 			if err := r.read(src, uint32(min(src.Len(), int(step)+1))); err != nil {

@@ -412,7 +412,7 @@ func (c *http2Conn) headers(fh http2.FrameHeader) error {
 			c.sendGoAway(http2.ErrCodeNo)
 		}
 	}
-	c.fields.begin(block.field)
+	c.fields.begin(block.field, func() bool { return !serve || block.refused != nil })
 	flags := fh.Flags
 	for {
 		block.head.size += int(length)

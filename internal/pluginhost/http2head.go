@@ -25,22 +25,17 @@ type fieldReader struct {
 	rep     bytes.Buffer // the representation so far
 	empty   bool         // nothing of the block was read
 	left    int          // bytes of names and values that it may still have
-	tooMuch bool
+	last    int          // length of the last value that came as a string
+	refused func() bool
+	emit    func(name, value string)
 }
 
-// begin starts a block, whose fields go to emit.
-func (r *fieldReader) begin(emit func(name, value string)) {
+// begin starts a block, whose fields go to emit until refused.
+func (r *fieldReader) begin(emit func(name, value string), refused func() bool) {
 	if r.dec == nil {
 		r.dec = hpack.NewDecoder(hpackTable, nil)
 	}
-	r.empty, r.left = true, maxHead
-	r.dec.SetEmitFunc(func(f hpack.HeaderField) {
-		if r.left -= len(f.Name) + len(f.Value); r.left < 0 {
-			r.tooMuch = true
-			return
-		}
-		emit(f.Name, f.Value)
-	})
+	r.empty, r.left, r.emit, r.refused = true, maxHead, emit, refused
 }
 
 // read reads n bytes of the block.
@@ -59,17 +54,49 @@ func (r *fieldReader) read(src io.Reader, n uint32) error {
 		if need, err = r.need(); err != nil {
 			return err
 		}
-		if need > 0 {
-			continue
+		if need == 0 {
+			if err := r.field(); err != nil {
+				return err
+			}
+			r.rep.Reset()
 		}
-		_, err = r.dec.Write(r.rep.Bytes())
-		r.rep.Reset()
-		if err != nil || r.dec.Close() != nil {
-			return errCompression
+	}
+	return nil
+}
+
+// field decodes the representation. Once the request is refused nginx skips
+// strings that go into no table, but counts them: with the length of the last
+// one that it did not skip, and if that was empty it takes a name for empty.
+func (r *fieldReader) field() error {
+	b := r.rep.Bytes()
+	literal, indexing := b[0] < 1<<7 && b[0]>>5 != 1, b[0]>>6 == 1
+	skipped := literal && !indexing && r.refused()
+	size := 0
+	if skipped {
+		size = r.last
+		index, n, _ := hpackInt(b, 4)
+		if index == 0 {
+			if r.last == 0 {
+				return errProtocol
+			}
+			size, b = 2*r.last, nil
+		} else {
+			b = append(b[:n:n], 0) // its name must be in the table
 		}
-		if r.tooMuch {
-			return errCalm
-		}
+	}
+	var name, value string
+	r.dec.SetEmitFunc(func(f hpack.HeaderField) { name, value = f.Name, f.Value })
+	if _, err := r.dec.Write(b); err != nil || r.dec.Close() != nil {
+		return errCompression
+	}
+	if r.left -= size + len(name) + len(value); r.left < 0 {
+		return errCalm
+	}
+	if literal && !skipped {
+		r.last = len(value)
+	}
+	if name != "" && !skipped {
+		r.emit(name, value)
 	}
 	return nil
 }
@@ -202,7 +229,7 @@ func (b *http2Head) take(name, value string) error {
 		return refuse(494, "more than %d header fields", maxFields)
 	default:
 		b.plain++
-		b.head.fields = append(b.head.fields, Field{name, value})
+		return b.head.add(Field{name, value})
 	}
 	return nil
 }
@@ -213,8 +240,7 @@ func (b *http2Head) pseudo(name, value string) error {
 	twice := false
 	switch name {
 	case "authority": // becomes a Host field, and must be the only one
-		h.fields = append(h.fields, Field{"host", value})
-		return nil
+		return h.add(Field{"host", value})
 	case "path":
 		twice = h.target != ""
 		if value == "" || value[0] != '/' || strings.ContainsFunc(value, func(c rune) bool { return c <= 0x20 || c == 0x7f }) {
@@ -257,7 +283,7 @@ func (b *http2Head) finish(ended bool) (*requestHead, error) {
 	}
 	h.line = h.method + " " + h.target + " HTTP/2.0"
 	if b.cookies != nil {
-		h.fields = append(h.fields, Field{"cookie", strings.Join(b.cookies, "; ")})
+		h.fields = append(h.fields, Field{"cookie", strings.Join(b.cookies, "; ")}) // no rule of add is about it
 	}
 	if err := h.check(""); err != nil {
 		return h, err

@@ -92,7 +92,7 @@ func csv(s string) []string {
 
 // finishUpstream is Kong's access.after and nginx's part: it returns the
 // header that the upstream is sent.
-func (tx *transaction) finishUpstream(up *upstreamRequest) []Field {
+func (tx *transaction) finishUpstream(up *upstreamRequest, body *bodyReader) []Field {
 	if strings.HasSuffix(tx.head.target, "?") || tx.head.args != "" {
 		up.uri += "?" + tx.head.args
 	}
@@ -107,6 +107,12 @@ func (tx *transaction) finishUpstream(up *upstreamRequest) []Field {
 		for _, name := range csv(connection) {
 			if name != "upgrade" || up.connection == "keep-alive" {
 				tx.fields = setField(tx.fields, name)
+			}
+			if name == "content-length" && tx.head.length >= 0 {
+				// nginx then takes the request for one without a body. What
+				// would have been the body is the next request of a client
+				// that speaks HTTP/1.1.
+				tx.head.length, body.done, body.continued = -1, true, nil
 			}
 		}
 	}
@@ -153,7 +159,7 @@ func (tx *transaction) proxy(body *bodyReader, up *upstreamRequest) error {
 			return tx.refuse(&refusal{400, errBody.Error()})
 		}
 	}
-	fields := tx.finishUpstream(up)
+	fields := tx.finishUpstream(up, body)
 	upstream, err := tx.gw.dial(ctx, tx.route.service)
 	if err != nil {
 		return tx.upstreamFailed(err)
