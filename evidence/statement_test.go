@@ -88,7 +88,7 @@ func TestLengthBounds(t *testing.T) {
 	if Mode(4).String() != "mode(4)" || Inspection(4).String() != "inspection(4)" {
 		t.Error("a value out of range has the name of another")
 	}
-	if FoldHeader("AZ@[_az") != "az@[-az" || FoldHeader("Z") != "z" || FoldHeader("A") != "a" {
+	if FoldHeader("AZ@[_az") != "az@[-az" || FoldHeader("Z") != "z" || FoldHeader("A") != "a" || FoldHeader("a-z") != "a-z" {
 		t.Error("FoldHeader folds more or less than A to Z and _")
 	}
 	if lowerASCII("AZ@[_az") != "az@[_az" || lowerASCII("Z") != "z" || lowerASCII("A") != "a" {
