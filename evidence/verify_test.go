@@ -298,7 +298,7 @@ func TestTokenSetBounds(t *testing.T) {
 	good := strings.Repeat("a", 32)
 	for name, tokens := range map[string][]string{
 		"none": nil, "five": {good, good, good, good, good}, "empty": {""}, "short": {good[1:]},
-		"long": {strings.Repeat("a", 257)}, "space": {good + " a"}, "comma": {good + ",a"}, "byte": {good + "\xff"},
+		"long": {strings.Repeat("a", 257)}, "space": {good + " a"}, "comma": {good + ",a"}, "byte": {good + "\xff"}, "space first": {" " + good},
 	} {
 		if _, err := NewTokenSet(tokens...); err == nil {
 			t.Errorf("%s: accepted", name)
