@@ -386,3 +386,11 @@ func TestReasonsAreClosed(t *testing.T) {
 		t.Errorf("%d reasons, the contract has 18", len(seen))
 	}
 }
+
+// The limits are part of the contract: schema, chart and documentation name them.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	if MaxAgeLimit != 300*time.Second || SkewLimit != time.Minute {
+		t.Errorf("the largest max_age is %v, the largest clock_skew %v", MaxAgeLimit, SkewLimit)
+	}
+}
