@@ -385,8 +385,16 @@ func (tx *transaction) writeExit() error {
 		}
 		fields = append(fields, f)
 	}
+	if s := tx.exit.status; s == 444 || s == 499 {
+		tx.observe(0)
+		return errNoAnswer
+	}
 	return tx.write(tx.exit.status, append(fields, Field{"X-Kong-Request-Id", tx.kongRequestID}), tx.exit.body)
 }
+
+// errNoAnswer is nginx's way with the statuses 444 and 499: it closes the
+// connection.
+var errNoAnswer = errors.New("a status that is not answered")
 
 // write sends an answer that is all in memory.
 func (tx *transaction) write(status int, fields []Field, body []byte) error {

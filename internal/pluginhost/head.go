@@ -84,7 +84,9 @@ func readHead(br *bufio.Reader) (*requestHead, error) {
 			}
 			return nil, err
 		}
-		line = strings.TrimLeft(raw, "\r")
+		if line = strings.TrimLeft(raw, "\r"); line == "" {
+			h.size = 0
+		}
 	}
 	h.line = line
 	uriHost, err := h.parseLine(line)
@@ -145,9 +147,9 @@ func (h *requestHead) parseLine(line string) (uriHost string, err error) {
 	version = strings.Trim(version, " ")
 	number, ok := strings.CutPrefix(version, "HTTP/")
 	major, minor, dot := strings.Cut(number, ".")
-	maj, err1 := strconv.ParseUint(major, 10, 8)
-	min, err2 := strconv.ParseUint(minor, 10, 8)
-	if !ok || !dot || err1 != nil || err2 != nil || maj == 0 || strings.ContainsAny(number, "+_") {
+	maj, err1 := strconv.ParseUint(major, 10, 16)
+	min, err2 := strconv.ParseUint(minor, 10, 16)
+	if !ok || !dot || err1 != nil || err2 != nil || major[0] == '0' || min > 999 {
 		return bad("HTTP version")
 	}
 	h.method, h.minor = method, int(min)
@@ -243,7 +245,7 @@ func (h *requestHead) splitTarget() bool {
 // parseField parses one header line and keeps it, unless nginx ignores it for
 // a byte in its name that no header name has.
 func (h *requestHead) parseField(line string) error {
-	name, value, _ := strings.Cut(line, ":")
+	name, value, _ := strings.Cut(strings.TrimRight(line, "\r"), ":") // nginx takes CRs for one
 	if name == "" {
 		return refuse(400, "a header line has no name")
 	}
@@ -255,7 +257,7 @@ func (h *requestHead) parseField(line string) error {
 		}
 		valid = valid && (isAlpha(c) || c >= '0' && c <= '9' || c == '-' || c == '_')
 	}
-	value = strings.Trim(strings.TrimRight(value, "\r"), " ") // nginx takes CRs for one
+	value = strings.Trim(value, " ")
 	if strings.ContainsAny(value, "\x00\r") {
 		return refuse(400, "NUL or bare CR in the value of header %q", name)
 	}
@@ -319,11 +321,12 @@ func (h *requestHead) check(uriHost string) error {
 			te, hasTE = f.Value, true
 		}
 	}
+	named := h.host != ""
 	if uriHost != "" {
 		h.host = uriHost
 	}
 	switch {
-	case h.host == "" && !h.is10():
+	case !named && !h.is10():
 		return refuse(400, "no Host in an %s request", h.protocol())
 	case hasTE && h.is10():
 		return refuse(400, "Transfer-Encoding in an HTTP/1.0 request")

@@ -70,6 +70,10 @@ func TestRequestLine(t *testing.T) {
 		"GET / HTTP/2.0":                     "505",
 		"GET / HTTP/1.2":                     "host=[a.b] ru=[/] uri=[/] args=[]",
 		"GET / HTTP/1":                       "400",
+		"GET / HTTP/01.1":                    "400",
+		"GET / HTTP/1.001":                   "host=[a.b] ru=[/] uri=[/] args=[]",
+		"GET / HTTP/1.999":                   "host=[a.b] ru=[/] uri=[/] args=[]",
+		"GET / HTTP/1.1000":                  "400",
 		"\r\n\r\nGET / HTTP/1.1":             "host=[a.b] ru=[/] uri=[/] args=[]",
 		"GET /" + strings.Repeat("a", 8300):  "414",
 		"GET /" + strings.Repeat("a", 20000): "414",
@@ -147,6 +151,9 @@ func TestHeaderLines(t *testing.T) {
 	for request, want := range map[string]string{
 		"GET / HTTP/1.0\r\n\r\n":                               "host=[kong] ru=[/] uri=[/] args=[]",
 		"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n": "400",
+		"GET http://x/ HTTP/1.1\r\n\r\n":                       "400",
+		"GET http://x/ HTTP/1.0\r\n\r\n":                       "host=[x] ru=[/] uri=[/] args=[]",
+		"GET / HTTP/1.1\r\nHost: a\r\nX-A\r\r\n\r\n":           "host=[a] ru=[/] uri=[/] args=[]",
 		"GET http://x/ HTTP/1.1\r\nHost:\r\n\r\n":              "400",
 		"GET http://x/ HTTP/1.1\r\nHost: a/b\r\n\r\n":          "400",
 		"GET /\r\n":                     "400", // HTTP/0.9

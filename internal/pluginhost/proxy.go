@@ -54,8 +54,8 @@ func (tx *transaction) prepareUpstream(path string) *upstreamRequest {
 	up.forwardedProto, up.forwardedHost, up.forwardedPort = ifTLS(tx, "https", "http"), tx.head.host, tx.local
 	if tx.gw.trusted(tx.peer.Addr()) {
 		for name, to := range map[string]*string{
-			"x-forwarded-proto": &up.forwardedProto, "x-forwarded-host": &up.forwardedHost, "x-forwarded-port": &up.forwardedPort,
-			"x-forwarded-path": &up.forwardedPath, "x-forwarded-prefix": &up.forwardedPrefix,
+			"x_forwarded_proto": &up.forwardedProto, "x_forwarded_host": &up.forwardedHost, "x_forwarded_port": &up.forwardedPort,
+			"x_forwarded_path": &up.forwardedPath, "x_forwarded_prefix": &up.forwardedPrefix,
 		} {
 			if v, ok := tx.early(name); ok {
 				*to = v
@@ -66,24 +66,36 @@ func (tx *transaction) prepareUpstream(path string) *upstreamRequest {
 		up.forwardedPath = pathOf(tx.head.target)
 	}
 	up.forwardedFor = tx.client
-	if v, ok := tx.early("x-forwarded-for"); ok {
+	if v, ok := tx.early("x_forwarded_for"); ok {
 		up.forwardedFor = v + ", " + tx.peer.Addr().String()
 	}
 	if v, _ := tx.early("upgrade"); lowerASCII(v) == "websocket" {
 		up.connection, up.upgrade = "keep-alive, Upgrade", "websocket"
 	}
-	up.via = fmt.Sprintf("%g kong/%s", tx.head.version(), kongVersion)
+	up.via = "kong/" + kongVersion
+	if v := tx.head.version(); v <= 1.1 || v == 2 { // of others Lua says nothing
+		up.via = fmt.Sprintf("%g %s", v, up.via)
+	}
 	if v, ok := tx.early("via"); ok {
 		up.via = v + ", " + up.via
 	}
 	return up
 }
 
+// luaSpace is %s in a pattern of Lua's.
+const luaSpace = " \t\n\v\f\r"
+
 // csv are the elements of a header as Kong splits it.
 func csv(s string) []string {
 	var out []string
 	for _, e := range strings.Split(lowerASCII(s), ",") {
-		if e = strings.TrimSpace(e); e != "" {
+		if strings.HasPrefix(e, " ") { // only then does it look for more
+			e = strings.TrimLeft(e, luaSpace)
+		}
+		if strings.HasSuffix(e, " ") {
+			e = strings.TrimRight(e, luaSpace)
+		}
+		if e != "" {
 			out = append(out, e)
 		}
 	}

@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -174,6 +175,8 @@ func TestUpstreamHeaders(t *testing.T) {
 		{"the client's address", "", nil, "X-Real-IP", []string{"127.0.0.1"}},
 		{"a client cannot set X-Real-IP", "", []string{"X-Real-IP: 1.2.3.4"}, "X-Real-IP", []string{"127.0.0.1"}},
 		{"a client cannot set X-Forwarded-Proto", "", []string{"X-Forwarded-Proto: https"}, "X-Forwarded-Proto", []string{"http"}},
+		{"a tab in Connection is a part of the name", "", []string{"Connection: X-A\t, X-B", "X-A: 1", "X-B: 1"}, "X-A", []string{"1"}},
+		{"another spelling of X-Forwarded-For counts first", "", []string{"X-Forwarded-For: 1.2.3.4", "X_Forwarded_For: 5.6.7.8"}, "X-Forwarded-For", []string{"5.6.7.8, 127.0.0.1"}},
 		{"X-Forwarded-For grows", "", []string{"X-Forwarded-For: 1.2.3.4"}, "X-Forwarded-For", []string{"1.2.3.4, 127.0.0.1"}},
 		{"X-Forwarded-Host", "", nil, "X-Forwarded-Host", []string{"a.example"}},
 		{"X-Forwarded-Path", "", nil, "X-Forwarded-Path", []string{"/x"}},
@@ -273,6 +276,21 @@ func TestExit(t *testing.T) {
 	b.host.pool.mu.Unlock()
 	if idle != 0 { // the event took the one that started the instance
 		t.Errorf("%d idle connections: the event's one must be given up", idle)
+	}
+	for _, status := range []string{"444", "499"} {
+		c, err := net.Dial("tcp", b.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(deadline))
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: a\r\nX-Do: exit "+status+"\r\n\r\n")
+		if answer, err := io.ReadAll(c); err != nil || len(answer) > 0 {
+			t.Errorf("exit %s: %q %v, want the end of the connection", status, answer, err)
+		}
+		c.Close()
+		if o := b.observed(t); !o.Exited || o.Proxied || o.Status != 0 {
+			t.Errorf("exit %s: %+v", status, o)
+		}
 	}
 	if resp, _, o := b.do(t, "exit 99"); resp.StatusCode != 500 || !strings.Contains(o.Err, "between 100 and 599") {
 		t.Errorf("%d %s", resp.StatusCode, o.Err)

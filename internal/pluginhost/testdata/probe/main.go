@@ -124,7 +124,7 @@ func (c *config) Access(kong *pdk.PDK) {
 		text("%v %v %v %v", s, f, n, err)
 	case "exit":
 		status, _ := strconv.Atoi(arg)
-		kong.Response.Exit(status, []byte("ended\n"), map[string][]string{"X-Reason": {"asked", "twice"}, "Content-Length": {"99"}})
+		kong.Response.Exit(status, []byte("ended\n"), map[string][]string{"X-Reason": {"asked", "twice"}})
 	case "panic":
 		panic("asked to")
 	case "die":
