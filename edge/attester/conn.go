@@ -120,11 +120,22 @@ func (c *backendConn) use() {
 // rest ends use after an answer that has been read to its end, and reports
 // whether another request may follow it.
 func (c *backendConn) rest() bool {
-	clean := !c.ended && c.in.Buffered() == 0
+	clean := !c.ended && c.in.Buffered() == 0 && (c.config == nil || c.isDrained())
 	c.in.Reset(nil)
 	readers.Put(c.in)
 	c.in = nil
 	return clean
+}
+
+// isDrained reports whether TLS holds nothing that has come from the socket and
+// has not been read. crypto/tls takes more from the socket than one record, and
+// more from a record than it is asked for; isQuiet sees neither.
+func (c *backendConn) isDrained() bool {
+	if c.SetReadDeadline(time.Unix(1, 0)) != nil { // nothing more from the socket
+		return false
+	}
+	n, err := c.Conn.Read(make([]byte, 1))
+	return n == 0 && isTimeout(err) && c.SetReadDeadline(time.Time{}) == nil
 }
 
 // socket is a TCP connection that counts what has been written to it, TLS

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// What a hostile or broken gateway must not get done.
+
+// heldConn keeps what is written until release, which writes it at once.
+type heldConn struct {
+	net.Conn
+	held *bytes.Buffer // nil: written through
+}
+
+func (c *heldConn) Write(p []byte) (int, error) {
+	if c.held != nil {
+		return c.held.Write(p)
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *heldConn) release() error {
+	held := c.held
+	c.held = nil
+	_, err := c.Conn.Write(held.Bytes())
+	return err
+}
+
+// TestUnaskedAnswerInTLS: crypto/tls takes more from the socket than it has been
+// asked for, so what the gateway says behind an answer may be in neither the
+// socket nor the reader. No request meets it either.
+func TestUnaskedAnswerInTLS(t *testing.T) {
+	t.Parallel()
+	const good, evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+	long := "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 8000) + "\r\nContent-Length: %d\r\n\r\n"
+	// Behind the status line, which is taken before the rest comes, it fills the reader.
+	body := strings.Repeat("g", len("HTTP/1.1 200 OK\r\n")+(16<<10)-len(fmt.Sprintf(long, 1000)))
+	long = fmt.Sprintf(long, len(body)) + body
+	tests := []struct {
+		name    string
+		records []string
+		reused  bool
+	}{
+		{"nothing", []string{good}, true},
+		{"in a record of its own", []string{good, evil}, false},
+		{"begins in a record of its own", []string{good, evil[:1]}, false},
+		{"behind a full reader", []string{long[:4000], long[4000:] + evil}, false},
+		{"an answer in three records", []string{good[:10], good[10:20], good[20:]}, true},
+	}
+	ca := newAuthority(t, "ca")
+	certPEM, keyPEM := ca.issue(t, "gateway", &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	pair, err := tls.X509KeyPair([]byte(certPEM), []byte(keyPEM))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, tt := range tests {
+			t.Run(tls.VersionName(version)+" "+tt.name, func(t *testing.T) {
+				t.Parallel()
+				var connections atomic.Int64
+				backend := rawBackend(t, func(number int, c net.Conn, _ *bufio.Reader) {
+					connections.Add(1)
+					h := &heldConn{Conn: c}
+					s := tls.Server(h, &tls.Config{Certificates: []tls.Certificate{pair}, MaxVersion: version, DynamicRecordSizingDisabled: true})
+					for r := bufio.NewReader(s); ; {
+						if _, err := readHead(r); err != nil {
+							return
+						}
+						h.held = new(bytes.Buffer)
+						for _, record := range tt.records {
+							io.WriteString(s, record)
+						}
+						if err := h.release(); err != nil {
+							return
+						}
+					}
+				})
+				r := start(t, options{backend: strings.Replace(backend, "http:", "https:", 1), env: map[string]string{"BACKEND_CA": ca.pem}})
+				for range 4 {
+					if res, got := r.do(r.request("POST", "/", nil)); res.StatusCode != 200 || !strings.HasPrefix(got, "g") {
+						t.Errorf("answer %d %.10q", res.StatusCode, got)
+					}
+				}
+				want := int64(4)
+				if tt.reused {
+					want = 1
+				}
+				if n := connections.Load(); n != want {
+					t.Errorf("%d connections, want %d", n, want)
+				}
+			})
+		}
+	}
+}
+
+// TestGatewayReadsNothing: a gateway that takes no more of a request, and says
+// nothing, costs the response timeout. The client's going could not end it:
+// nobody reads the client's connection while the gateway's is full.
+func TestGatewayReadsNothing(t *testing.T) {
+	t.Parallel()
+	for _, framing := range []string{"Content-Length: 100000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n5F5E100\r\n"} {
+		t.Run(framing[:14], func(t *testing.T) {
+			t.Parallel()
+			stop := make(chan struct{})
+			defer close(stop)
+			backend := rawBackend(t, func(_ int, _ net.Conn, _ *bufio.Reader) { <-stop })
+			r := start(t, options{backend: backend, env: map[string]string{"RESPONSE_TIMEOUT": "100ms"}})
+			conn, err := net.Dial("tcp", r.addr("listen"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(patience))
+			go func() {
+				io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\n"+statement+framing)
+				io.CopyN(conn, endless{}, 100_000_000)
+			}()
+			if res, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || res.StatusCode != 504 || !res.Close {
+				t.Errorf("answer %+v, %v; want 504 and the end", res, err)
+			}
+			eventually(t, func() error {
+				if n, open := r.a.proxy.active.Load(), r.a.pool.open.Load(); n != 0 || open != 0 {
+					return fmt.Errorf("%d requests are active, %d connections open", n, open)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// TestSlowUploadAfterTheHeader: once the header of the answer is there, the rest
+// of the body takes what it takes.
+func TestSlowUploadAfterTheHeader(t *testing.T) {
+	t.Parallel()
+	goOn := make(chan struct{})
+	backend := rawBackend(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		if _, err := readHead(r); err != nil {
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+		<-goOn
+		if n, err := io.CopyN(io.Discard, r, 20_000_000); err != nil {
+			t.Errorf("%d bytes of the body, %v", n, err)
+		}
+		io.WriteString(c, "ok")
+	})
+	r := start(t, options{backend: backend, env: map[string]string{"RESPONSE_TIMEOUT": "50ms"}})
+	conn, err := net.Dial("tcp", r.addr("listen"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	go func() {
+		io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\n"+statement+"Content-Length: 20000000\r\n\r\n")
+		io.CopyN(conn, endless{}, 20_000_000)
+	}()
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatalf("answer %+v, %v", res, err)
+	}
+	<-time.After(200 * time.Millisecond) // longer than the limit
+	close(goOn)
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "ok" {
+		t.Errorf("body %q, %v", body, err)
+	}
+}
