@@ -96,12 +96,11 @@ func (s *sender) attempt(w http.ResponseWriter, r *http.Request, x *exchange, in
 	// A client that goes away ends its request at the gateway.
 	a = &answer{pool: s.pool, conn: conn, release: context.AfterFunc(ctx, func() { conn.socket.Close() })}
 	written := conn.socket.written.Load()
-	if x.body == nil {
-		conn.SetDeadline(time.Now().Add(s.responseTimeout))
-	}
+	conn.SetDeadline(time.Now().Add(s.responseTimeout))
 	begun := false
 	if _, err = conn.Write(head); err == nil {
 		if x.body != nil {
+			conn.SetReadDeadline(time.Time{}) // set anew once the body is sent
 			a.upload = startUpload(w, r, x, conn, s.responseTimeout)
 		}
 		a.Response, begun, err = conn.readHeader(r, func(res *http.Response) {

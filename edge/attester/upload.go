@@ -36,7 +36,7 @@ type upload struct {
 	conn    *backendConn
 	body    *requestBody
 	trailer []string
-	timeout time.Duration // of the wait for the answer's header, once the body is sent
+	timeout time.Duration // of each write before the answer's header, and of the wait for that once the body is sent
 
 	goOn chan struct{} // nil: the body is sent at once
 	quit chan struct{} // closed by end
@@ -92,13 +92,31 @@ func (u *upload) run() {
 		u.conn.socket.Close() // never a body that looks whole
 		return
 	}
-	// A gateway that takes no more of the body may have said why.
+	// A gateway that takes no more of the body may have said why, but one that
+	// has taken nothing for so long has had its time.
 	u.sent = err == nil
+	limit := u.timeout
+	if err != nil && isTimeout(err) {
+		limit = 0
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if !u.begun {
-		u.conn.SetReadDeadline(time.Now().Add(u.timeout))
+		u.conn.SetReadDeadline(time.Now().Add(limit))
 	}
+}
+
+// write writes to the gateway. Without a limit a gateway that reads nothing would
+// keep the request for ever: nobody reads the client's connection meanwhile, so
+// the client's going is not seen.
+func (u *upload) write(p []byte) error {
+	u.mu.Lock()
+	if !u.begun {
+		u.conn.SetWriteDeadline(time.Now().Add(u.timeout))
+	}
+	u.mu.Unlock()
+	_, err := u.conn.Write(p)
+	return err
 }
 
 // copy writes the body as the head announced it. An errBody is the client's.
@@ -113,7 +131,7 @@ func (u *upload) copy() error {
 				return errBody{errors.New("is longer than its Content-Length")}
 			}
 			if n > 0 {
-				if _, err := u.conn.Write(buffer[:n]); err != nil {
+				if err := u.write(buffer[:n]); err != nil {
 					return err
 				}
 			}
@@ -136,7 +154,7 @@ func (u *upload) copy() error {
 			first := before - len(prefix)
 			copy(buffer[first:], prefix)
 			copy(buffer[before+n:], "\r\n")
-			if _, err := u.conn.Write(buffer[first : before+n+after]); err != nil {
+			if err := u.write(buffer[first : before+n+after]); err != nil {
 				return err
 			}
 		}
@@ -156,8 +174,7 @@ func (u *upload) copy() error {
 			}
 		}
 	}
-	_, err := u.conn.Write(append(last, "\r\n"...))
-	return err
+	return u.write(append(last, "\r\n"...))
 }
 
 // proceed says that the gateway wants the body.
@@ -176,7 +193,7 @@ func (u *upload) answered() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.begun = true
-	u.conn.SetReadDeadline(time.Time{})
+	u.conn.SetDeadline(time.Time{})
 }
 
 // lastWriteTimeout is how long end waits for the last write of a body that has
