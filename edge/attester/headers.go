@@ -124,7 +124,10 @@ func (x *exchange) appendHead(b []byte, r *http.Request) ([]byte, error) {
 		b = append(b, "Content-Length: 0\r\n"...) // RFC 9110, section 8.6
 		fields++
 	}
-	if x.upgrade = upgradeOf(r.Header); x.upgrade != "" {
+	if !x.old { // RFC 9110, section 7.8
+		x.upgrade = upgradeOf(r.Header)
+	}
+	if x.upgrade != "" {
 		if b, err = appendField(b, "Upgrade", x.upgrade); err != nil {
 			return nil, err
 		}
@@ -185,13 +188,14 @@ func isHopByHop(name string) bool {
 }
 
 // endsHere returns the fields of h that its Connection field names. What the
-// node has set from what the load balancer said is not for a client to end.
+// node has set from what the load balancer said is not for a client to end, nor
+// is Expect: a body that waits for the gateway needs a gateway that knows of it.
 func endsHere(h http.Header) map[string]bool {
 	var ends map[string]bool
 	for _, value := range h["Connection"] {
 		for name := range strings.SplitSeq(value, ",") {
 			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
-			if h[name] == nil || name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") {
+			if h[name] == nil || name == "Expect" || name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") {
 				continue
 			}
 			if ends == nil {
@@ -230,10 +234,11 @@ func hasToken(values []string, token string) bool {
 }
 
 // forwardedTrailer returns the announced trailer fields that go on, sorted.
+// net/http takes a name with a space from both the announcement and the trailer.
 func forwardedTrailer(announced http.Header) []string {
 	var names []string
 	for name := range announced {
-		if !isHopByHop(name) && !evidence.IsHeader(name) {
+		if !isHopByHop(name) && !evidence.IsHeader(name) && !strings.ContainsRune(name, ' ') {
 			names = append(names, name)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// What a hostile or broken gateway must not get done.
+// What a hostile or broken gateway, or client, must not get done.
 
 // heldConn keeps what is written until release, which writes it at once.
 type heldConn struct {
@@ -174,5 +174,73 @@ func TestSlowUploadAfterTheHeader(t *testing.T) {
 	close(goOn)
 	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "ok" {
 		t.Errorf("body %q, %v", body, err)
+	}
+}
+
+// TestOldRequestIsTheLast: net/http takes no notice of a Transfer-Encoding in
+// HTTP/1.0, and would read what follows as the next request.
+func TestOldRequestIsTheLast(t *testing.T) {
+	t.Parallel()
+	for _, begin := range []string{"POST /a", "POST //refused"} {
+		r := start(t, options{})
+		conn, err := net.Dial("tcp", r.addr("listen"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		io.WriteString(conn, begin+" HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n"+statement+"Transfer-Encoding: chunked\r\n\r\n"+
+			"GET /smuggled HTTP/1.1\r\nHost: a\r\n"+statement+"\r\n")
+		if res, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || !res.Close {
+			t.Errorf("%s: answer %+v, %v; want the end behind it", begin, res, err)
+		}
+		io.Copy(io.Discard, conn)
+		for _, s := range r.gateway.take() {
+			if s.target != "/a" {
+				t.Errorf("%s: a part of the body arrives signed, as %s %s", begin, s.method, s.target)
+			}
+		}
+	}
+}
+
+// TestOldRequestIsNotUpgraded: HTTP/1.0 knows no upgrade (RFC 9110, section 7.8).
+func TestOldRequestIsNotUpgraded(t *testing.T) {
+	t.Parallel()
+	r := start(t, options{})
+	if code, _, err := r.raw("GET /a HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n" + statement + "\r\n"); err != nil || code != 200 {
+		t.Errorf("answer %d, %v", code, err)
+	}
+	if got := r.gateway.take(); len(got) != 1 || got[0].header["Upgrade"] != nil || got[0].reason != "" {
+		t.Errorf("arrived as %+v", got)
+	}
+}
+
+// TestExpectStaysWithItsBody: the body waits for the 100 of a gateway, so the
+// gateway must have been asked for one.
+func TestExpectStaysWithItsBody(t *testing.T) {
+	t.Parallel()
+	r := start(t, options{})
+	code, _, err := r.raw("POST /a HTTP/1.1\r\nHost: a\r\n" + statement + "Connection: expect\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")
+	if err != nil || code != 100 && code != 200 {
+		t.Errorf("answer %d, %v", code, err)
+	}
+	eventually(t, func() error {
+		if got := r.gateway.take(); len(got) != 1 || got[0].body != "hello" || got[0].header.Get("Expect") != "100-continue" {
+			return fmt.Errorf("arrived: %+v", got)
+		}
+		return nil
+	})
+}
+
+// TestTrailerNames: a trailer field whose name is none does not go on.
+func TestTrailerNames(t *testing.T) {
+	t.Parallel()
+	r := start(t, options{})
+	code, _, err := r.raw("POST /a HTTP/1.1\r\nHost: a\r\n" + statement + "Transfer-Encoding: chunked\r\nTrailer: X B, X-A\r\n\r\n0\r\nX B: 1\r\nX-A: 2\r\n\r\n")
+	if err != nil || code != 200 {
+		t.Errorf("answer %d, %v", code, err)
+	}
+	if got := r.gateway.take(); len(got) != 1 || len(got[0].trailer) != 1 || got[0].trailer.Get("X-A") != "2" {
+		t.Errorf("arrived as %+v", got)
 	}
 }

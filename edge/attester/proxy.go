@@ -44,6 +44,7 @@ type backend interface {
 type exchange struct {
 	evidence evidence.Message
 	code     int
+	old      bool         // HTTP/1.0
 	body     *requestBody // nil: the request has none
 	upgrade  string       // the protocol that the request asks for
 	trailer  []string     // the trailer fields that go on
@@ -62,9 +63,11 @@ func (x *exchange) complete() ([]byte, error) {
 // lastOf ends the connection with this answer where the request's body has not
 // come to its end. net/http would look for the next request in what follows, and
 // in full duplex it no longer knows how much of the body that is: a part of a
-// body must never be read, signed and sent on as a request.
+// body must never be read, signed and sent on as a request. Nor after a request
+// of HTTP/1.0: net/http takes no notice of a Transfer-Encoding there, which
+// leaves the body unread (RFC 9112, section 6.1).
 func (x *exchange) lastOf(h http.Header) {
-	if x.body != nil && (x.body.cut || !x.body.ended.Load()) {
+	if x.old || x.body != nil && (x.body.cut || !x.body.ended.Load()) {
 		h.Set("Connection", "close")
 	}
 }
@@ -87,7 +90,7 @@ const (
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.active.Add(1)
 	p.metrics.inFlight.Inc()
-	x := &exchange{}
+	x := &exchange{old: !r.ProtoAtLeast(1, 1)}
 	defer func() {
 		p.lastSeen.Store(int64(p.elapsed()))
 		p.active.Add(-1)
