@@ -96,8 +96,13 @@ func TestHandles(t *testing.T) {
 	if err := s.plugin.signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if a := <-done; a.status != http.StatusOK {
-		t.Errorf("the plugin went on, and the answer is %d %v", a.status, a.err)
+	select {
+	case a := <-done:
+		if a.status != http.StatusOK {
+			t.Errorf("the plugin went on, and the answer is %d %v", a.status, a.err)
+		}
+	case <-time.After(2 * patience): // exchange has ended its goroutine
+		t.Fatal("the plugin went on, and there is no answer")
 	}
 
 	// Another kong.yml.
