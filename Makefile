@@ -85,7 +85,8 @@ $(BIN)/govulncheck: tools/go.mod tools/go.sum
 
 .PHONY: test-go
 test-go: ## Unit tests and the suites on real processes, race detector on
-	@$(REQUIRED) $(GO) test -race ./...
+	@if [ -z "$${KONG_BIN:-}" ]; then echo "the embedded gateway beside a real Kong: KONG_BIN names none" >> $(NOT_RUN); fi; \
+	$(REQUIRED) $(GO) test -race ./...
 
 .PHONY: lint-edge
 lint-edge: ## The edge module: documentation tables, tflint, tfsec
@@ -112,7 +113,21 @@ test-chart: ## The chart: rendered, decoded strictly, and run with the real plug
 	@$(MAKE) $(BIN)/helm
 	@if [ -z "$${KONG_BIN:-}" ]; then echo "the rendered chart in a real Kong: KONG_BIN names none" >> $(NOT_RUN); fi; \
 	if ! command -v curl >/dev/null; then echo "the script of the chart's helm test: curl is not installed" >> $(NOT_RUN); fi; \
+	if [ ! -x $(BIN)/kube-apiserver ]; then echo "the chart in a real kube-apiserver: make test-apiserver builds one" >> $(NOT_RUN); fi; \
 	$(REQUIRED) cd test/chart && $(GO) vet ./... && HELM=$(BIN)/helm HELM_REQUIRED=1 $(GO) test -count=1 ./...
+
+.PHONY: test-apiserver
+test-apiserver: ## The chart in a real kube-apiserver, dry run (its first build takes some ten minutes)
+	@$(MAKE) $(BIN)/helm $(BIN)/kube-apiserver $(BIN)/etcd
+	cd test/chart && HELM=$(BIN)/helm HELM_REQUIRED=1 APISERVER_REQUIRED=1 $(GO) test -count=1 -run TestAPIServer .
+
+$(BIN)/kube-apiserver: tools/kube/go.mod tools/kube/go.sum
+	@mkdir -p $(BIN)
+	cd tools/kube && $(GO) build -trimpath -ldflags='-s -w' -o $@ k8s.io/kubernetes/cmd/kube-apiserver
+
+$(BIN)/etcd: tools/kube/go.mod tools/kube/go.sum
+	@mkdir -p $(BIN)
+	cd tools/kube && $(GO) build -trimpath -ldflags='-s -w' -o $@ go.etcd.io/etcd/server/v3
 
 # What the end-to-end suite needs: Terraform's plan, the rendered chart, a real nginx.
 E2E = @$(MAKE) $(BIN)/helm; $(REQUIRED) command -v terraform >/dev/null && export TERRAFORM_REQUIRED=1; \
