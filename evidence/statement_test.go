@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -24,10 +25,12 @@ func TestAllowedBytes(t *testing.T) {
 		"path":         {lower + upper + digits + "-._~!$&'()*+,;=:@/%[]?", func(c string) error { return CheckTarget("/a" + c) }},
 		"query":        {lower + upper + digits + "-._~!$&'()*+,;=:@/%[]?{}|^`", func(c string) error { return CheckTarget("/?" + c) }},
 		"request id":   {digits + "abcdef", func(c string) error { return checkRequestID(strings.Repeat("0", 31) + c) }},
+		"its first":    {digits + "abcdef", func(c string) error { return checkRequestID(c + strings.Repeat("0", 31)) }},
 		"application":  {digits, func(c string) error { _, err := parseApplication("1" + c); return err }},
 		"first of it":  {"123456789", func(c string) error { _, err := parseApplication(c); return err }},
 		"token's byte": {printable(",", " "), func(c string) error { _, err := NewTokenSet(strings.Repeat("a", 31) + c); return err }},
 		"key id":       {printable(), checkKeyID},
+		"as a String":  {printable(), func(c string) error { return cutsTo(strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(c), c) }},
 	} {
 		for c := range 256 {
 			b := string([]byte{byte(c)})
@@ -36,6 +39,15 @@ func TestAllowedBytes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// cutsTo reports whether a String with this spelling has the value.
+func cutsTo(spelling, value string) error {
+	got, rest, err := cutString(`"` + spelling + `";x`)
+	if err == nil && (got != value || rest != ";x") {
+		err = fmt.Errorf("%q is %q, and %q remains", spelling, got, rest)
+	}
+	return err
 }
 
 // printable is printable ASCII without the given bytes.

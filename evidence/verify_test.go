@@ -390,7 +390,7 @@ func TestReasonsAreClosed(t *testing.T) {
 // The limits are part of the contract: schema, chart and documentation name them.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	if MaxAgeLimit != 300*time.Second || SkewLimit != time.Minute {
-		t.Errorf("the largest max_age is %v, the largest clock_skew %v", MaxAgeLimit, SkewLimit)
+	if MaxAgeLimit != 300*time.Second || SkewLimit != time.Minute || NoApplication != -1 {
+		t.Errorf("the largest max_age is %v, the largest clock_skew %v, no application %d", MaxAgeLimit, SkewLimit, NoApplication)
 	}
 }
