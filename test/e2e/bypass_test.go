@@ -187,7 +187,7 @@ type prowler struct {
 func newProwler(t *testing.T, o options) *prowler {
 	t.Helper()
 	if os.Getenv("GATEWAY") == "url" {
-		t.Skip("GATEWAY=url: the corpus wants routes and keys of its own")
+		leaveToOperator(t, "GATEWAY=url: the corpus wants routes and keys of its own")
 	}
 	all, signing, verifying := bypassKeys(t)
 	o.signing, o.verifying = signing, verifying

@@ -326,7 +326,7 @@ func (s *system) kongYML(t testing.TB) string {
 func (s *system) reload(t testing.TB, text string) {
 	t.Helper()
 	if !s.observes(t, "process") {
-		t.Skip("GATEWAY=url: the gateway's configuration cannot be changed")
+		leaveToOperator(t, "GATEWAY=url: the gateway's configuration cannot be changed")
 	}
 	atomicWrite(t, s.kongFile, []byte(text))
 	s.gate.reload(t, text)
