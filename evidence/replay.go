@@ -89,8 +89,7 @@ func (s *MemoryStore) Remember(n Nonce, requestID string, now, until time.Time) 
 	holder := holderOf(requestID)
 	t := s.instant(now)
 	wall := clamp(until.Round(0).Sub(s.base.Round(0)))
-	// The two clocks' seconds do not begin together: late by one, never early.
-	elapsed := t.elapsed + max(wall-t.wall, 0) + 1
+	elapsed := t.last(wall)
 
 	sh := &s.shards[n[0]%shardCount]
 	sh.mu.Lock()
@@ -158,6 +157,11 @@ func (s *MemoryStore) makeRoom(own *shard, t instant) bool {
 
 // instant is a moment in seconds since the store was made, by both clocks.
 type instant struct{ elapsed, wall int32 }
+
+// last returns the second of elapsed time that an entry has to outlive so that
+// the wall clock's second could be reached in real time. The two clocks' seconds
+// do not begin together: late by one, never early.
+func (t instant) last(wall int32) int32 { return t.elapsed + max(wall-t.wall, 0) + 1 }
 
 func (s *MemoryStore) instant(now time.Time) instant {
 	return instant{elapsed: clamp(now.Sub(s.base)), wall: clamp(now.Round(0).Sub(s.base.Round(0)))}

@@ -110,6 +110,26 @@ func TestMemoryStoreSteppedClock(t *testing.T) {
 	}
 }
 
+// 9.9 s have passed and the wall clock says 20.0: what is good until 50.99 is so
+// until 40.89 s have passed, and the wall clock may be stepped before.
+func TestMemoryStoreLast(t *testing.T) {
+	t.Parallel()
+	now := instant{elapsed: 9, wall: 20}
+	for wall, want := range map[int32]int32{50: 40, 21: 11, 20: 10, 19: 10, -300: 10} {
+		if got := now.last(wall); got != want {
+			t.Errorf("until %d: %d, want %d", wall, got, want)
+		}
+	}
+}
+
+func TestNonceOf(t *testing.T) {
+	t.Parallel()
+	// printf 'k1\0AAAAAAAAAAAAAAAAAAAAAA' | sha256sum | cut -c -32
+	if got, want := fmt.Sprintf("%x", NonceOf("k1", "AAAAAAAAAAAAAAAAAAAAAA")), "54e2efb5e83f556a3ef6b3ed386853de"; got != want {
+		t.Errorf("%s, want %s: replicas of two versions share one store", got, want)
+	}
+}
+
 // Against a plain map as the model: random times, windows, idle gaps and
 // collisions of slots must never lose a live nonce and always free dead ones.
 func TestMemoryStoreModel(t *testing.T) {
