@@ -70,14 +70,20 @@ type MemoryStore struct {
 // NewMemoryStore returns a store for at most capacity entries, at least 1.
 func NewMemoryStore(capacity int) *MemoryStore {
 	s := &MemoryStore{capacity: int64(max(capacity, 1)), base: time.Now()}
-	buckets := 16
-	for buckets*shardCount < capacity && buckets < 1<<20 {
-		buckets *= 2
-	}
 	for i := range s.shards {
-		s.shards[i].init(buckets)
+		s.shards[i].init(bucketCount(capacity))
 	}
 	return s
+}
+
+// bucketCount returns the hash buckets of each shard: about one for an entry, a
+// power of two, from 16 to 2^20.
+func bucketCount(capacity int) int {
+	n := 16
+	for n*shardCount < capacity && n < 1<<20 {
+		n *= 2
+	}
+	return n
 }
 
 // Len returns the number of entries that are held, expired ones included until

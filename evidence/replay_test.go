@@ -122,6 +122,26 @@ func TestMemoryStoreLast(t *testing.T) {
 	}
 }
 
+func TestMemoryStoreSize(t *testing.T) {
+	t.Parallel()
+	for capacity, want := range map[int]int{
+		-1: 16, 0: 16, 1: 16, 1024: 16, 1025: 32, 2048: 32, 2049: 64, 1 << 25: 1 << 19, 1<<25 + 1: 1 << 20, 1 << 26: 1 << 20, 1 << 40: 1 << 20,
+	} {
+		if got := bucketCount(capacity); got != want {
+			t.Errorf("%d buckets in each shard for %d entries, want %d", got, capacity, want)
+		}
+	}
+	for _, capacity := range []int{-1, 0, 1} {
+		s := newStore(capacity)
+		if err := s.Remember(nonce(1), holder, noon, noon); err != nil {
+			t.Errorf("capacity %d: %v for the first entry", capacity, err)
+		}
+		if err := s.Remember(nonce(2), holder, noon, noon); !errors.Is(err, ErrStoreFull) {
+			t.Errorf("capacity %d: %v for the second entry", capacity, err)
+		}
+	}
+}
+
 func TestNonceOf(t *testing.T) {
 	t.Parallel()
 	// printf 'k1\0AAAAAAAAAAAAAAAAAAAAAA' | sha256sum | cut -c -32
