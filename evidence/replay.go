@@ -214,7 +214,6 @@ type shard struct {
 	used    int32 // entries ever taken from the chunks
 	wheel   [wheelSize]int32
 	tick    int32 // the first second whose slot may hold entries
-	started bool
 }
 
 const none int32 = -1
@@ -281,9 +280,9 @@ func (s *shard) schedule(i, second int32) {
 // as many whose time was put off, and returns how many it took out.
 func (s *shard) free(t instant, limit int) (freed int) {
 	switch {
-	case !s.started, s.tick > t.elapsed:
-		// The second case is a clock without a monotonic reading that went back.
-		s.started, s.tick = true, t.elapsed
+	case s.tick > t.elapsed:
+		// A clock without a monotonic reading went back.
+		s.tick = t.elapsed
 	case s.tick < t.elapsed-wheelSize:
 		// One revolution visits every slot.
 		s.tick = t.elapsed - wheelSize

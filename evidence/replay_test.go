@@ -142,6 +142,92 @@ func TestMemoryStoreSize(t *testing.T) {
 	}
 }
 
+// in returns a nonce of the given shard.
+func in(shard byte, i int) Nonce {
+	n := nonce(i)
+	n[0] = shard
+	return n
+}
+
+func TestMemoryStoreMakeRoom(t *testing.T) {
+	t.Parallel()
+	const past = 3 * time.Second
+	s := newStore(1)
+	if err := s.Remember(in(1, 1), holder, noon, noon); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remember(in(2, 2), holder, noon.Add(past), noon.Add(past)); err != nil || s.Len() != 1 {
+		t.Errorf("%v, %d entries: the one place is that of an expired entry in another shard", err, s.Len())
+	}
+	// A call that has claimed a place and not yet given it back.
+	s.count.Add(1)
+	if err := s.Remember(in(3, 3), holder, noon.Add(2*past), noon.Add(2*past)); !errors.Is(err, ErrStoreFull) {
+		t.Errorf("%v while another call holds the only place", err)
+	}
+	if s.count.Add(-1); s.Len() != 0 {
+		t.Errorf("%d entries are counted, none is held", s.Len())
+	}
+}
+
+// Entries that end far from now must not stand where free looks while a backlog
+// of expired ones holds tick back.
+func TestMemoryStoreBacklog(t *testing.T) {
+	t.Parallel()
+	const backlog = 100
+	s := newStore(10 * backlog)
+	for i := range backlog {
+		if err := s.Remember(in(1, i), holder, noon, noon.Add(5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := noon.Add(300 * time.Second)
+	for i := range backlog {
+		if err := s.Remember(in(1, backlog+i), holder, now, now.Add(420*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Len() != backlog {
+		t.Errorf("%d entries, %d are alive", s.Len(), backlog)
+	}
+}
+
+func TestMemoryStoreClock(t *testing.T) {
+	t.Parallel()
+	const second = int64(time.Second)
+	for d, want := range map[int64]int32{
+		-2 * second: -2, -second - 1: -2, -second: -1, -second + 1: -1, -1: -1, 0: 0, 1: 0, second - 1: 0, second: 1, second + 1: 1,
+		1 << 29 * second: 1 << 29, (1<<29 - 1) * second: 1<<29 - 1, (1<<29 + 1) * second: 1 << 29, 1<<63 - 1: 1 << 29,
+		-1 << 29 * second: -1 << 29, (-1<<29 + 1) * second: -1<<29 + 1, (-1<<29 - 1) * second: -1 << 29, -1 << 63: -1 << 29,
+	} {
+		if got := clamp(time.Duration(d)); got != want {
+			t.Errorf("%v is second %d, want %d", time.Duration(d), got, want)
+		}
+	}
+	e := entry{elapsed: 10, wall: 20}
+	for at, want := range map[instant]bool{
+		{10, 20}: true, {10, 21}: true, {11, 20}: true, {11, 21}: false, {11, 19}: true, {9, 21}: true,
+	} {
+		if e.live(at) != want {
+			t.Errorf("at %+v: live %v", at, !want)
+		}
+	}
+}
+
+func TestHolderOf(t *testing.T) {
+	t.Parallel()
+	for id, want := range map[string]string{
+		"00112233445566778899aabbccddeeff":   "00112233445566778899aabbccddeeff",
+		"":                                   "e3b0c44298fc1c149afbf4c8996fb924", // sha256sum
+		"00112233445566778899aabbccddeefg":   "a4eed26de52a2a8118c414277891b10e",
+		"00112233445566778899aabbccddeeff00": "59349ae95559b16c95b97eb2d9e01b26",
+		"0011":                               "a8d0b6f0939cfd883251f62b265f971e",
+	} {
+		if got := fmt.Sprintf("%x", holderOf(id)); got != want {
+			t.Errorf("%q: %s, want %s", id, got, want)
+		}
+	}
+}
+
 func TestNonceOf(t *testing.T) {
 	t.Parallel()
 	// printf 'k1\0AAAAAAAAAAAAAAAAAAAAAA' | sha256sum | cut -c -32
