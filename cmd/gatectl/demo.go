@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"unicode/utf8"
 )
@@ -38,6 +40,25 @@ func runDemo(ctx context.Context, t *tool, args []string) error {
 	if *serve && *asJSON {
 		return usagef("--serve and --json exclude each other")
 	}
+	for _, o := range []struct {
+		name string
+		file *string
+	}{{"--plugin", plugin}, {"--attester", attester}} {
+		if *o.file == "" {
+			continue
+		}
+		st, err := os.Stat(*o.file)
+		if err != nil {
+			return fmt.Errorf("%s: %w", o.name, cause(*o.file, err))
+		}
+		if !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
+			return fmt.Errorf("%s: %s: not an executable file", o.name, *o.file)
+		}
+		// A bare name would be looked for in PATH.
+		if *o.file, err = filepath.Abs(*o.file); err != nil {
+			return err
+		}
+	}
 	logs := io.Discard
 	if *verbose {
 		logs = &lockedWriter{w: t.stderr}
@@ -51,7 +72,7 @@ func runDemo(ctx context.Context, t *tool, args []string) error {
 	}
 	defer s.close()
 	if *serve {
-		s.explain(t.stdout)
+		s.explain(t.stdout, os.Args[0])
 		<-ctx.Done()
 		return nil
 	}
@@ -115,8 +136,8 @@ func printResult(w io.Writer, list []scenario, r demoResult) {
 	fmt.Fprintln(w)
 }
 
-// explain prints what to try by hand.
-func (s *site) explain(w io.Writer) {
+// explain prints what to try by hand, with gatectl as it was called.
+func (s *site) explain(w io.Writer, gatectl string) {
 	fmt.Fprintf(w, `edge     http://%[1]s  the OWASP CRS stand-in and the attester
 gateway  http://%[2]s  plays Kong around the plugin
 keys     %[3]s
@@ -128,12 +149,12 @@ curl -i http://%[2]s/orders
 # an attack: stopped at the edge
 curl -i -G http://%[1]s/orders --data-urlencode 'q=<script>alert(1)</script>'
 # evidence made by hand: 200, and 403 when the same is sent again
-gatectl sign --keys %[3]s --url http://%[2]s/orders --curl | curl -i -K -
+%[4]s sign --keys %[3]s --url http://%[2]s/orders --curl | curl -i -K -
 # exempt
 curl -i http://%[2]s/healthz
 
 Interrupt to stop.
-`, s.edge, s.gateway, s.attesterKeys)
+`, s.edge, s.gateway, s.attesterKeys, gatectl)
 }
 
 // lockedWriter keeps the lines of several processes apart.

@@ -173,7 +173,9 @@ func TestDemoMistakes(t *testing.T) {
 	}{
 		{"two forms", 2, "--serve and --json exclude each other", []string{"demo", "--serve", "--json"}},
 		{"an operand", 2, `"x" is one argument too many`, []string{"demo", "x"}},
-		{"no such plugin", 1, "no such file", []string{"demo", "--plugin", "testdata/absent", "--attester", "testdata/absent"}},
+		{"no such plugin", 1, "--plugin: testdata/absent: no such file", []string{"demo", "--plugin", "testdata/absent", "--attester", "testdata/absent"}},
+		{"a folder as attester", 1, "--attester: testdata: not an executable file", []string{"demo", "--attester", "testdata"}},
+		{"a plugin that is none", 1, "is not the plugin", []string{"demo", "--plugin", "/bin/true", "--attester", "/bin/true"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -27,12 +27,13 @@ func (t *tool) readKeys(path string) (*evidence.KeySet, []byte, error) {
 	}
 	set, err := evidence.ParseKeySet(data)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", display(path), err)
 	}
 	return set, data, nil
 }
 
-// marshalKeys returns the set as indented JSON with a final line feed.
+// marshalKeys returns the set as indented JSON with a final line feed. A set
+// that no part of the product could read is refused.
 func marshalKeys(set *evidence.KeySet) ([]byte, error) {
 	compact, err := set.MarshalJSON()
 	if err != nil {
@@ -43,6 +44,12 @@ func marshalKeys(set *evidence.KeySet) ([]byte, error) {
 		return nil, err
 	}
 	out.WriteByte('\n')
+	if out.Len() > maxKeyFile {
+		return nil, fmt.Errorf("the set would be larger than %d bytes", maxKeyFile)
+	}
+	if _, err := evidence.ParseKeySet(out.Bytes()); err != nil {
+		return nil, err
+	}
 	return out.Bytes(), nil
 }
 
@@ -50,7 +57,7 @@ func marshalKeys(set *evidence.KeySet) ([]byte, error) {
 func createFile(path string, data []byte, mode fs.FileMode) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
-		return err
+		return cause(path, err)
 	}
 	defer func() {
 		if err != nil {

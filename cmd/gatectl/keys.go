@@ -8,9 +8,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/wallarm-gate/wallarm-gate/evidence"
@@ -19,15 +19,15 @@ import (
 // keyOptions are the properties of a key that is made.
 type keyOptions struct {
 	alg, kid, nbf         string
-	activateIn, expiresIn time.Duration
+	activateIn, expiresIn *time.Duration
 }
 
-func (o *keyOptions) register(fs *flag.FlagSet, alg string) {
+func (o *keyOptions) register(fs *flagSet, alg string) {
 	fs.StringVar(&o.alg, "alg", alg, "`algorithm`: ed25519 or hmac-sha256")
 	fs.StringVar(&o.kid, "kid", "", "`id` of the key (default: the date and a random suffix)")
 	fs.StringVar(&o.nbf, "nbf", "", "`time` (RFC 3339) from which the key is used")
-	fs.DurationVar(&o.activateIn, "activate-in", 0, "`duration` from now until the key is used, such as 10m")
-	fs.DurationVar(&o.expiresIn, "expires-in", 0, "`duration` from now until the key is refused (default: never)")
+	o.activateIn = fs.duration("activate-in", 0, "`duration` from now until the key is used, such as 10m")
+	o.expiresIn = fs.duration("expires-in", 0, "`duration` from now until the key is refused (default: never)")
 }
 
 // generate makes the key. Times are whole seconds: JWK has no finer ones.
@@ -40,26 +40,26 @@ func (o *keyOptions) generate(now time.Time) (*evidence.Key, error) {
 	now = now.UTC().Truncate(time.Second)
 	var notBefore, expires time.Time
 	switch {
-	case o.nbf != "" && o.activateIn != 0:
+	case o.nbf != "" && *o.activateIn != 0:
 		return nil, usagef("--nbf and --activate-in exclude each other")
 	case o.nbf != "":
 		at, err := time.Parse(time.RFC3339, o.nbf)
-		if err != nil {
-			return nil, usagef("--nbf is %q; it must be a time such as 2027-01-31T12:00:00Z", o.nbf)
+		if err != nil || at.Unix() < 0 { // a JWK counts seconds since 1970
+			return nil, usagef("--nbf is %q; it must be a time since 1970, such as 2027-01-31T12:00:00Z", o.nbf)
 		}
 		notBefore = at
-	case o.activateIn < 0:
-		return nil, usagef("--activate-in is %v; it must not be negative", o.activateIn)
-	case o.activateIn > 0:
-		notBefore = now.Add(o.activateIn).Truncate(time.Second)
+	case *o.activateIn < 0:
+		return nil, usagef("--activate-in is %v; it must not be negative", *o.activateIn)
+	case *o.activateIn > 0:
+		notBefore = now.Add(*o.activateIn).Truncate(time.Second)
 	}
 	switch {
-	case o.expiresIn < 0:
-		return nil, usagef("--expires-in is %v; it must not be negative", o.expiresIn)
-	case o.expiresIn > 0:
-		expires = now.Add(o.expiresIn).Truncate(time.Second)
+	case *o.expiresIn < 0:
+		return nil, usagef("--expires-in is %v; it must not be negative", *o.expiresIn)
+	case *o.expiresIn > 0:
+		expires = now.Add(*o.expiresIn).Truncate(time.Second)
 		if !expires.After(now) || !expires.After(notBefore) {
-			return nil, usagef("--expires-in %v ends before the key is used at all", o.expiresIn)
+			return nil, usagef("--expires-in %v ends before the key is used at all", *o.expiresIn)
 		}
 	}
 	kid := o.kid
@@ -70,7 +70,7 @@ func (o *keyOptions) generate(now time.Time) (*evidence.Key, error) {
 	}
 	k, err := evidence.GenerateKey(kid, evidence.Algorithm(o.alg))
 	if err != nil {
-		return nil, usageError{err}
+		return nil, usagef("--kid: %w", err)
 	}
 	k.NotBefore, k.Expires = notBefore, expires
 	return k, nil
@@ -79,8 +79,8 @@ func (o *keyOptions) generate(now time.Time) (*evidence.Key, error) {
 func runKeysNew(_ context.Context, t *tool, args []string) error {
 	flags := t.flags("keys new")
 	var o keyOptions
-	o.register(flags.FlagSet, string(evidence.AlgEd25519))
-	out := flags.String("out", "", "`file` to create, readable by its owner only (default: the standard output)")
+	o.register(flags, string(evidence.AlgEd25519))
+	out := flags.String("out", "-", "`file` to create, readable by its owner only, - for the standard output")
 	if _, err := flags.parse(args, 0, 0, ""); err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func runKeysNew(_ context.Context, t *tool, args []string) error {
 	if err != nil {
 		return err
 	}
-	if *out == "" {
+	if *out == "-" {
 		_, err := t.stdout.Write(data)
 		return err
 	}
@@ -113,8 +113,8 @@ func runKeysNew(_ context.Context, t *tool, args []string) error {
 func runKeysAdd(_ context.Context, t *tool, args []string) error {
 	flags := t.flags("keys add")
 	var o keyOptions
-	o.register(flags.FlagSet, "")
-	retireIn := flags.Duration("retire-in", 0, "`duration` from now until the keys that are in the set now are refused (default: as they are)")
+	o.register(flags, "")
+	retireIn := flags.duration("retire-in", 0, "`duration` from now until the keys that are in the set now are refused (default: as they are)")
 	files, err := flags.parse(args, 1, 1, "FILE")
 	if err != nil {
 		return err
@@ -124,6 +124,9 @@ func runKeysAdd(_ context.Context, t *tool, args []string) error {
 		return err
 	}
 	keys := set.Keys()
+	if !slices.ContainsFunc(keys, (*evidence.Key).CanSign) {
+		return fmt.Errorf("%s holds public keys only; add to the set that signs, then gatectl keys public", display(files[0]))
+	}
 	if o.alg == "" { // as the newest of the set
 		o.alg = string(keys[len(keys)-1].Alg)
 	}
@@ -141,6 +144,9 @@ func runKeysAdd(_ context.Context, t *tool, args []string) error {
 			return usagef("--retire-in is %v; it must end after the new key is used", *retireIn)
 		}
 		for _, old := range keys {
+			if !old.NotBefore.Before(at) {
+				return usagef("--retire-in is %v, but key %q is used from %s on; give a longer one, or drop that key first (gatectl keys prune --kid)", *retireIn, old.ID, old.NotBefore.UTC().Format(time.RFC3339))
+			}
 			if old.Expires.IsZero() || old.Expires.After(at) {
 				old.Expires = at
 			}
@@ -148,7 +154,7 @@ func runKeysAdd(_ context.Context, t *tool, args []string) error {
 	}
 	next, err := evidence.NewKeySet(append(keys, k)...)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w; gatectl keys prune drops those that have expired", files[0], err)
 	}
 	if err := writeKeys(files[0], old, next); err != nil {
 		return err
@@ -223,7 +229,7 @@ func writeKeys(path string, old []byte, set *evidence.KeySet) error {
 
 func runKeysPublic(_ context.Context, t *tool, args []string) error {
 	flags := t.flags("keys public")
-	out := flags.String("out", "", "`file` to create (default: the standard output)")
+	out := flags.String("out", "-", "`file` to create, - for the standard output")
 	files, err := flags.parse(args, 1, 1, "FILE")
 	if err != nil {
 		return err
@@ -235,11 +241,11 @@ func runKeysPublic(_ context.Context, t *tool, args []string) error {
 	var public []*evidence.Key
 	for _, k := range set.Keys() {
 		if k.Alg == evidence.AlgHMACSHA256 {
-			return fmt.Errorf("%s: key %q is a shared secret (hmac-sha256) and has no public part; give the gateway the file itself, or use ed25519", files[0], k.ID)
+			return fmt.Errorf("%s: key %q is a shared secret (hmac-sha256) and has no public part; give the gateway the set itself, or use ed25519", display(files[0]), k.ID)
 		}
 		p, err := k.Public()
 		if err != nil {
-			return fmt.Errorf("%s: %w", files[0], err)
+			return fmt.Errorf("%s: %w", display(files[0]), err)
 		}
 		public = append(public, p)
 	}
@@ -251,9 +257,14 @@ func runKeysPublic(_ context.Context, t *tool, args []string) error {
 	if err != nil {
 		return err
 	}
-	if *out != "" {
-		return createFile(*out, data, 0o644)
+	if *out == "-" {
+		_, err = t.stdout.Write(data)
+		return err
 	}
-	_, err = t.stdout.Write(data)
-	return err
+	if err := createFile(*out, data, 0o644); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists and stays as it is; leave out --out to write to the standard output", *out)
+	} else if err != nil {
+		return err
+	}
+	return nil
 }

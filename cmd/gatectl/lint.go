@@ -31,7 +31,9 @@ func runLint(_ context.Context, t *tool, args []string) error {
 		r := linted{File: file}
 		data, err := t.readLimited(file, kongfile.MaxSize)
 		if err == nil {
-			r.Report, err = kongfile.Check(data)
+			if r.Report, err = kongfile.Check(data); err != nil {
+				err = fmt.Errorf("%s: %w", display(file), err)
+			}
 		}
 		if err != nil {
 			r.Error = err.Error()
@@ -56,7 +58,7 @@ func runLint(_ context.Context, t *tool, args []string) error {
 				fmt.Fprintf(t.stdout, "%s:\n", r.File)
 			}
 			if r.Report == nil {
-				fmt.Fprintf(t.stderr, "gatectl: lint: %s: %s\n", r.File, r.Error)
+				fmt.Fprintf(t.stderr, "gatectl: lint: %s\n", r.Error)
 			} else if err := r.Fprint(t.stdout); err != nil {
 				return err
 			}

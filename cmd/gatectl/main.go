@@ -10,9 +10,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -129,7 +131,7 @@ func (t *tool) help(w io.Writer) {
 }
 
 func (t *tool) helpOn(args []string) error {
-	if len(args) == 0 {
+	if len(args) == 0 || isHelp(args[0]) {
 		t.help(t.stdout)
 		return nil
 	}
@@ -173,6 +175,54 @@ func (fs *flagSet) help() {
 	fs.PrintDefaults()
 }
 
+// duration is an option for a time.Duration that says what it wants.
+func (fs *flagSet) duration(name string, value time.Duration, usage string) *time.Duration {
+	fs.Var((*duration)(&value), name, usage)
+	return &value
+}
+
+type duration time.Duration
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+func (d *duration) Set(s string) error {
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return errors.New("it must be a duration such as 30s, 10m or 24h")
+	}
+	*d = duration(v)
+	return nil
+}
+
+// number is an option for a whole number that says what it wants.
+func (fs *flagSet) number(name string, value int, usage string) *int {
+	fs.Var((*number)(&value), name, usage)
+	return &value
+}
+
+type number int
+
+func (n *number) String() string { return strconv.Itoa(int(*n)) }
+
+func (n *number) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil {
+		return errors.New("it must be a whole number")
+	}
+	*n = number(v)
+	return nil
+}
+
+// list is an option that may be given several times.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, " ") }
+
+func (l *list) Set(s string) error {
+	*l = append(*l, s)
+	return nil
+}
+
 // parse reads options and operands in any order, as GNU tools do, and wants
 // from least to most operands; what names them.
 func (fs *flagSet) parse(args []string, least, most int, what string) ([]string, error) {
@@ -195,7 +245,16 @@ func (fs *flagSet) parse(args []string, least, most int, what string) ([]string,
 		}
 		operands, args = append(operands, rest[0]), rest[1:]
 	}
+	// An unset variable of a shell must not choose the default in silence.
+	empty := ""
+	fs.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" {
+			empty = f.Name
+		}
+	})
 	switch {
+	case empty != "":
+		return nil, usagef("--%s is empty; give it a value or leave it out", empty)
 	case len(operands) < least:
 		return nil, usagef("%s is missing; see gatectl help %s", what, fs.Name())
 	case len(operands) > most:
@@ -222,21 +281,38 @@ func version() string {
 // readLimited reads the file at path, "-" for the standard input, up to limit
 // bytes.
 func (t *tool) readLimited(path string, limit int64) ([]byte, error) {
-	in, name := t.stdin, "standard input"
+	in, name := t.stdin, display(path)
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, err
+			return nil, cause(path, err)
 		}
 		defer f.Close()
-		in, name = f, path
+		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, limit+1))
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
+		return nil, cause(name, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("read %s: it is larger than %d bytes", name, limit)
+		return nil, fmt.Errorf("%s: it is larger than %d bytes", name, limit)
 	}
 	return data, nil
+}
+
+// cause says what is wrong with a file, naming it once.
+func cause(name string, err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// display is what to call the file at path in a message.
+func display(path string) string {
+	if path == "-" {
+		return "standard input"
+	}
+	return path
 }

@@ -111,38 +111,49 @@ func TestMistakes(t *testing.T) {
 		{"unknown algorithm", "", 2, `--alg is "rsa"; it must be ed25519 or hmac-sha256`, []string{"keys", "new", "--alg", "rsa"}},
 		{"bad kid", "", 2, "key id", []string{"keys", "new", "--kid", "a\nb"}},
 		{"bad nbf", "", 2, `--nbf is "soon"`, []string{"keys", "new", "--nbf", "soon"}},
+		{"nbf that no JWK has", "", 2, `--nbf is "1900-01-31T12:00:00Z"; it must be a time since 1970`, []string{"keys", "new", "--nbf", "1900-01-31T12:00:00Z"}},
+		{"no duration", "", 2, `"30d" for flag -expires-in: it must be a duration such as 30s, 10m or 24h; see gatectl help keys new`, []string{"keys", "new", "--expires-in", "30d"}},
+		{"an empty option", "", 2, "--out is empty; give it a value or leave it out", []string{"keys", "new", "--out", ""}},
+		{"an empty kid to prune", "", 2, "--kid is empty", []string{"keys", "prune", private, "--kid", ""}},
 		{"nbf twice", "", 2, "exclude each other", []string{"keys", "new", "--nbf", "2027-01-31T12:00:00Z", "--activate-in", "1m"}},
 		{"expires before it is used", "", 2, "ends before the key is used", []string{"keys", "new", "--activate-in", "2h", "--expires-in", "1h"}},
 		{"negative", "", 2, "must not be negative", []string{"keys", "new", "--expires-in", "-1h"}},
 		{"new over a file", "", 1, "exists and stays as it is", []string{"keys", "new", "--out", exists}},
 		{"new in no folder", "", 1, "no such file", []string{"keys", "new", "--out", filepath.Join(dir, "no", "k")}},
 		{"add to no file", "", 1, "no such file", []string{"keys", "add", filepath.Join(dir, "absent")}},
+		{"add to a folder", "", 1, "gatectl: keys add: " + dir + ": is a directory", []string{"keys", "add", dir}},
+		{"add to public keys", "", 1, "holds public keys only; add to the set that signs", []string{"keys", "add", "testdata/keys-public.golden"}},
 		{"add to garbage", "", 1, "garbage: ", []string{"keys", "add", garbage}},
 		{"add a kid twice", "", 1, `holds a key "test-key-ed25519" already`, []string{"keys", "add", private, "--kid", "test-key-ed25519"}},
 		{"add that retires too early", "", 2, "--retire-in is 5m0s; it must end after the new key is used", []string{"keys", "add", private, "--activate-in", "10m", "--retire-in", "5m"}},
 		{"add that retires in the past", "", 2, "--retire-in is -5m0s", []string{"keys", "add", private, "--retire-in", "-5m"}},
 		{"add to standard input", read(t, private), 2, "a set is changed in a file only", []string{"keys", "add", "-"}},
+		{"public over a file", "", 1, "exists and stays as it is; leave out --out", []string{"keys", "public", private, "--out", exists}},
+		{"public of standard input", "{}", 1, "gatectl: keys public: standard input: JWK Set: ", []string{"keys", "public", "-"}},
 		{"public of a shared secret", "", 1, "is a shared secret (hmac-sha256) and has no public part", []string{"keys", "public", "testdata/shared.json"}},
 		{"sign without keys", "", 2, "--keys is missing", []string{"sign", "--url", "http://a/"}},
 		{"sign nothing", "", 2, "must name the request", []string{"sign", "--keys", private}},
 		{"sign another scheme", "", 2, "must begin with http:// or https://", []string{"sign", "--keys", private, "--url", "ftp://a/"}},
 		{"sign twice the target", "", 2, "--url excludes", []string{"sign", "--keys", private, "--url", "http://a/", "--target", "/"}},
 		{"sign a user name", "", 2, "must not hold a user name", []string{"sign", "--keys", private, "--url", "http://u:p@a/"}},
-		{"sign a fragment", "", 1, "target", []string{"sign", "--keys", private, "--url", "http://a/x#y"}},
-		{"sign an unknown mode", "", 1, "mode", []string{"sign", "--keys", private, "--url", "http://a/", "--mode", "paranoid"}},
+		{"sign a fragment", "", 2, "gatectl: sign: target holds", []string{"sign", "--keys", private, "--url", "http://a/x#y"}},
+		{"sign an unknown mode", "", 2, "gatectl: sign: mode is not one of", []string{"sign", "--keys", private, "--url", "http://a/", "--mode", "paranoid"}},
 		{"sign in two forms", "", 2, "exclude each other", []string{"sign", "--keys", private, "--url", "http://a/", "--curl", "--plain"}},
 		{"sign with another key", "", 1, `holds no key "b"`, []string{"sign", "--keys", private, "--url", "http://a/", "--kid", "b"}},
-		{"sign for too long", "", 1, "lifetime", []string{"sign", "--keys", private, "--url", "http://a/", "--lifetime", "1h"}},
+		{"sign for too long", "", 2, "--lifetime is 1h0m0s; it must be whole seconds from 1s to 5m0s", []string{"sign", "--keys", private, "--url", "http://a/", "--lifetime", "1h"}},
 		{"verify without keys", "", 2, "--keys is missing", []string{"verify"}},
 		{"verify everything from one input", "", 2, "cannot both come", []string{"verify", "--keys", "-"}},
 		{"verify no authority", "X-Wallarm-Mode: block\n", 2, "the authority is not known", []string{"verify", "--keys", private, "--target", "/"}},
 		{"verify no target", "Host: a\n", 2, "the target is not known", []string{"verify", "--keys", private}},
-		{"verify two hosts", "Host: a\nHost: b\n", 1, "line 2: a second Host field", []string{"verify", "--keys", private, "--target", "/"}},
-		{"verify no header", "nonsense\n", 1, `line 1: "nonsense" is no header line`, []string{"verify", "--keys", private}},
+		{"verify two hosts", "Host: a\nHost: b\n", 1, "standard input: line 2: a second Host field", []string{"verify", "--keys", private, "--target", "/"}},
+		{"verify no header", "nonsense\n", 1, "line 1 is no header line such as X-Wallarm-Mode: block", []string{"verify", "--keys", private}},
+		{"verify keys as the head", "", 1, "gatectl: verify: testdata/shared.json: line 1 is no header line", []string{"verify", "--keys", private, "testdata/shared.json"}},
+		{"verify a secret as the head", "c2VjcmV0c2VjcmV0\n", 1, "line 1 is no header line", []string{"verify", "--keys", private}},
 		{"verify too much", strings.Repeat("A: b\n", 20000), 1, "is larger than 65536 bytes", []string{"verify", "--keys", private}},
 		{"verify a bad time", "", 2, `--at is "now"`, []string{"verify", "--keys", private, "--at", "now"}},
 		{"verify a bad mode", "", 2, "--min-mode", []string{"verify", "--keys", private, "--min-mode", "x"}},
 		{"verify beyond the bounds", "", 2, "age", []string{"verify", "--keys", private, "--max-age", "1h"}},
+		{"lint a folder", "", 1, "gatectl: lint: " + dir + ": is a directory", []string{"lint", dir}},
 		{"lint no file", "", 1, "no such file", []string{"lint", filepath.Join(dir, "absent")}},
 		{"lint no kong.yml", "", 1, "_format_version is missing", []string{"lint", garbage}},
 	} {
@@ -234,6 +245,18 @@ func TestKeys(t *testing.T) {
 		t.Errorf("prune left %v: %q", keys().Keys(), out)
 	}
 
+	// No key may end before it begins: no part of the product would read the set.
+	before := read(t, path)
+	step(now.Add(80*time.Hour), 0, "keys", "add", path, "--kid", "later", "--activate-in", "2h")
+	after := read(t, path)
+	if out := step(now.Add(80*time.Hour), 2, "keys", "add", path, "--retire-in", "1h"); !strings.Contains(out, `key "later" is used from 2027-02-03T22:00:00Z on`) || read(t, path) != after {
+		t.Errorf("retired a key before it begins: %q", out)
+	}
+	step(now.Add(80*time.Hour), 0, "keys", "prune", path, "--kid", "later")
+	if got := read(t, path); got != before {
+		t.Errorf("prune --kid left %s, want %s", got, before)
+	}
+
 	// One is taken away by its id, unless it is the one that signs.
 	step(now.Add(80*time.Hour), 0, "keys", "add", path, "--kid", "fifth")
 	step(now.Add(80*time.Hour), 0, "keys", "add", path, "--kid", "sixth", "--activate-in", "1h")
@@ -252,7 +275,7 @@ func TestKeys(t *testing.T) {
 	if _, stderr, code := run(t, now, "", "keys", "new", "--expires-in", "1h", "--out", alone); code != 0 {
 		t.Fatal(stderr)
 	}
-	before := read(t, alone)
+	before = read(t, alone)
 	_, stderr, code := run(t, now.Add(48*time.Hour), "", "keys", "prune", alone)
 	if code != 1 || !strings.Contains(stderr, "would be left without a usable key") || read(t, alone) != before {
 		t.Errorf("prune of the last key: exit status %d, %q", code, stderr)
@@ -324,6 +347,12 @@ func TestSignThenVerify(t *testing.T) {
 			t.Run(filepath.Base(keys)+form, func(t *testing.T) {
 				t.Parallel()
 				args := []string{"sign", "--keys", keys, "--method", "POST", "--url", `https://Api.Example:443/a;b=%2F/c?q={x}&r=1`}
+				if form == "--curl" { // it names the request, too
+					head, stderr, _ := run(t, signedAt, "", append(args, form)...)
+					if stdout, verr, code := run(t, signedAt, head, "verify", "--keys", keys); code != 0 {
+						t.Errorf("verify of a curl configuration: exit status %d\n%s%s%s", code, stdout, verr, stderr)
+					}
+				}
 				if form != "" {
 					args = append(args, form)
 				}

@@ -58,11 +58,8 @@ func runProbe(ctx context.Context, t *tool, args []string) error {
 	flags := t.flags("probe")
 	p := &prober{now: t.now, agent: "wallarm-gate-probe/" + strings.Trim(version(), "()")}
 	edge := flags.String("edge", "", "`URL` of the edge: scheme, host and port")
-	var origins []string
-	flags.Func("origin", "`URL` of a gateway behind the edge, again for each", func(s string) error {
-		origins = append(origins, s)
-		return nil
-	})
+	var origins list
+	flags.Var(&origins, "origin", "`URL` of a gateway behind the edge, again for each")
 	flags.StringVar(&p.host, "host", "", "`host` field of the requests to the origins (default: that of the edge)")
 	flags.StringVar(&p.path, "path", "/", "`path` that answers 2xx to a plain GET through the edge, and has a gate")
 	keyFile := flags.String("with-key", "", "`file` with a JWK Set that the gateways trust: asks for replays too; - for the standard input")
@@ -70,16 +67,17 @@ func runProbe(ctx context.Context, t *tool, args []string) error {
 	caFile := flags.String("ca", "", "`file` with PEM certificates to trust beside the system's")
 	flags.StringVar(&p.name, "server-name", "", "`name` in the origins' certificates (default: the host of each URL)")
 	flags.BoolVar(&p.insecure, "insecure", false, "do not verify the origins' certificates; the edge's always is")
-	flags.DurationVar(&p.timeout, "timeout", 5*time.Second, "`duration` that a connection, and then an answer, may take: 100ms to 1m")
-	flags.IntVar(&p.block, "block-status", http.StatusForbidden, "`status` with which the edge stops an attack")
-	flags.IntVar(&p.minDays, "min-days", 14, "least number of `days` that the edge's certificate must be valid for")
-	flags.IntVar(&p.httpPort, "http-port", 80, "`port` of the edge for plain HTTP")
-	flags.IntVar(&p.healthPort, "health-port", 8082, "`port` of the attester's health listener, which must not be public")
+	timeout := flags.duration("timeout", 5*time.Second, "`duration` that a connection, and then an answer, may take: 100ms to 1m")
+	block := flags.number("block-status", http.StatusForbidden, "`status` with which the edge stops an attack")
+	minDays := flags.number("min-days", 14, "least number of `days` that the edge's certificate must be valid for")
+	httpPort := flags.number("http-port", 80, "`port` of the edge for plain HTTP")
+	healthPort := flags.number("health-port", 8082, "`port` of the attester's health listener, which must not be public")
 	asJSON := flags.Bool("json", false, "print the findings as JSON")
 	junit := flags.String("junit", "", "`file` for the findings as JUnit XML; - for the standard output, in place of the table")
 	if _, err := flags.parse(args, 0, 0, ""); err != nil {
 		return err
 	}
+	p.timeout, p.block, p.minDays, p.httpPort, p.healthPort = *timeout, *block, *minDays, *httpPort, *healthPort
 	switch {
 	case *edge == "":
 		return usagef("--edge is missing; see gatectl help probe")
@@ -95,6 +93,8 @@ func runProbe(ctx context.Context, t *tool, args []string) error {
 		return usagef("--min-days is %d; it must be 0 to 3650", p.minDays)
 	case !isPort(p.httpPort) || !isPort(p.healthPort):
 		return usagef("--http-port and --health-port must be 1 to 65535")
+	case !isApplication(p.app):
+		return usagef("--application is %q; it must be -1 or 1 to 2147483647", p.app)
 	case *asJSON && *junit == "-":
 		return usagef("--json and --junit - exclude each other")
 	}
@@ -147,7 +147,7 @@ func (p *prober) readFiles(t *tool, keyFile, caFile string) error {
 			p.roots = x509.NewCertPool()
 		}
 		if !p.roots.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("%s holds no PEM certificate", caFile)
+			return fmt.Errorf("%s holds no PEM certificate", display(caFile))
 		}
 	}
 	if keyFile == "" {
@@ -159,12 +159,12 @@ func (p *prober) readFiles(t *tool, keyFile, caFile string) error {
 	}
 	key, err := set.SigningKey(p.now())
 	if err != nil {
-		return fmt.Errorf("%s: %w", keyFile, err)
+		return fmt.Errorf("%s: %w", display(keyFile), err)
 	}
 	if p.signer, err = evidence.NewSigner(key, 15*time.Second); err != nil {
 		return err
 	}
-	_, err = p.signed(nil) // a bad --application
+	_, err = p.signed(nil) // a --host that no evidence can name
 	return err
 }
 
@@ -186,6 +186,12 @@ func (p *prober) write(stdout io.Writer, asJSON bool, junit string) error {
 		return p.report.json(stdout)
 	}
 	return p.report.table(stdout)
+}
+
+// isApplication reports whether evidence can hold s as the Wallarm application.
+func isApplication(s string) bool {
+	n, err := strconv.ParseInt(s, 10, 32)
+	return err == nil && (n == -1 || n >= 1) && s == strconv.FormatInt(n, 10)
 }
 
 func isPort(n int) bool { return n >= 1 && n <= 65535 }

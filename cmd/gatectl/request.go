@@ -103,8 +103,8 @@ func field(r *evidence.Request, folded string) *string {
 
 // readRequest reads header lines into r: "Name: value", with or without a
 // request line before them, or what sign prints (-H 'Name: value' and curl's
-// header = "Name: value"). It stops at an empty line. Equal names are joined
-// with ", ", as nginx joins them.
+// header = "Name: value", with its url and request). It stops at an empty line.
+// Equal names are joined with ", ", as nginx joins them.
 func readRequest(data []byte, r *evidence.Request) error {
 	seen := map[string]bool{}
 	lines := bufio.NewScanner(bytes.NewReader(data))
@@ -124,13 +124,23 @@ func readRequest(data []byte, r *evidence.Request) error {
 		if inner, ok := strings.CutPrefix(line, "-H '"); ok {
 			line = strings.TrimSuffix(inner, "'")
 		} else if inner, ok := strings.CutPrefix(line, `header = "`); ok {
-			line = strings.ReplaceAll(strings.TrimSuffix(inner, `"`), `\"`, `"`)
-		} else if strings.Contains(line, " = ") && !strings.Contains(line, ":") || strings.HasPrefix(line, `url = "`) || line == "path-as-is" {
+			line = curlUnquote(inner)
+		} else if inner, ok := strings.CutPrefix(line, `url = "`); ok {
+			o := requestOptions{url: curlUnquote(inner)}
+			if err := o.apply(&r.Message); err != nil {
+				return fmt.Errorf("line %d: the url of a curl configuration must begin with http:// or https:// and hold no user name", n)
+			}
+			continue
+		} else if inner, ok := strings.CutPrefix(line, `request = "`); ok {
+			r.Method = curlUnquote(inner)
+			continue
+		} else if strings.Contains(line, " = ") && !strings.Contains(line, ":") || line == "path-as-is" {
 			continue // the rest of a curl configuration
 		}
+		// The line is not repeated: a file of secrets may stand here by mistake.
 		name, value, ok := strings.Cut(line, ":")
-		if !ok || name == "" || strings.ContainsAny(name, " \t") {
-			return fmt.Errorf("line %d: %q is no header line such as %s: block", n, cut(line), evidence.HeaderMode)
+		if !ok || !isToken(name) {
+			return fmt.Errorf("line %d is no header line such as %s: block", n, evidence.HeaderMode)
 		}
 		value = strings.Trim(value, " \t")
 		folded := evidence.FoldHeader(name)
@@ -156,6 +166,16 @@ func readRequest(data []byte, r *evidence.Request) error {
 		seen[folded] = true
 	}
 	return lines.Err()
+}
+
+// isToken reports whether s can be the name of a field (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // maxHead is the largest request head that is read, in bytes.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ func runSign(_ context.Context, t *tool, args []string) error {
 	o.register(flags.FlagSet, "GET")
 	keyFile := flags.String("keys", "", "`file` with the JWK Set to sign with, - for the standard input")
 	kid := flags.String("kid", "", "`id` of the key (default: the newest active one)")
-	lifetime := flags.Duration("lifetime", 30*time.Second, "`duration` until the evidence expires: whole seconds, at most 5m")
+	lifetime := flags.duration("lifetime", 30*time.Second, "`duration` until the evidence expires: whole seconds, at most 5m")
 	curl := flags.Bool("curl", false, "print a curl configuration, for curl -K -")
 	plain := flags.Bool("plain", false, "print Name: value lines")
 	flags.StringVar(&m.RequestID, "request-id", "", "32 hex `digits` (default: random)")
@@ -50,6 +51,9 @@ func runSign(_ context.Context, t *tool, args []string) error {
 		rand.Read(id[:])
 		m.RequestID = hex.EncodeToString(id[:])
 	}
+	if *lifetime < time.Second || *lifetime > evidence.MaxAgeLimit || *lifetime%time.Second != 0 {
+		return usagef("--lifetime is %v; it must be whole seconds from 1s to %v", *lifetime, evidence.MaxAgeLimit)
+	}
 	set, _, err := t.readKeys(*keyFile)
 	if err != nil {
 		return err
@@ -59,17 +63,17 @@ func runSign(_ context.Context, t *tool, args []string) error {
 	if *kid == "" {
 		key, err = set.SigningKey(now)
 		if err != nil {
-			return fmt.Errorf("%s: %w", *keyFile, err)
+			return fmt.Errorf("%s: %w", display(*keyFile), err)
 		}
 	} else if key = set.Lookup(*kid); key == nil {
-		return fmt.Errorf("%s holds no key %q", *keyFile, *kid)
+		return fmt.Errorf("%s holds no key %q", display(*keyFile), *kid)
 	}
 	signer, err := evidence.NewSigner(key, *lifetime)
 	if err != nil {
 		return err
 	}
 	if err := signer.Sign(&m, now); err != nil {
-		return err
+		return usageError{errors.Unwrap(err)} // "sign" stands before it already
 	}
 	var out strings.Builder
 	if *curl {
@@ -95,4 +99,9 @@ func runSign(_ context.Context, t *tool, args []string) error {
 // curlQuote quotes a value for a curl configuration file.
 func curlQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// curlUnquote is the value that curlQuote quoted, from behind its first quote.
+func curlUnquote(s string) string {
+	return strings.NewReplacer(`\\`, `\`, `\"`, `"`).Replace(strings.TrimSuffix(s, `"`))
 }

@@ -222,7 +222,7 @@ func (s *site) startGateways(ctx context.Context, plugin string) error {
 	}
 	nginx, err := os.ReadFile(filepath.Join(installed, "evidence.conf"))
 	if err != nil {
-		return err
+		return fmt.Errorf("%s is not the plugin: -install wrote no evidence.conf", plugin)
 	}
 	// A folder of its own with a short name: a socket's path is short.
 	prefix, err := os.MkdirTemp("", "wg-")

@@ -19,8 +19,8 @@ func runVerify(_ context.Context, t *tool, args []string) error {
 	var o requestOptions
 	o.register(flags.FlagSet, "")
 	keyFile := flags.String("keys", "", "`file` with the JWK Set to verify with, public or private")
-	maxAge := flags.Duration("max-age", 30*time.Second, "largest age of the evidence (`duration`, at most 5m)")
-	skew := flags.Duration("clock-skew", 5*time.Second, "tolerated difference of clocks (`duration`, at most 1m)")
+	maxAge := flags.duration("max-age", 30*time.Second, "largest age of the evidence (`duration`, at most 5m)")
+	skew := flags.duration("clock-skew", 5*time.Second, "tolerated difference of clocks (`duration`, at most 1m)")
 	minMode := flags.String("min-mode", evidence.ModeMonitoring.String(), "weakest `mode` that passes")
 	anyInspection := flags.Bool("any-inspection", false, "accept evidence of a node that does not inspect")
 	allowUpgrade := flags.Bool("allow-upgrade", false, "accept a request for a protocol upgrade")
@@ -68,7 +68,7 @@ func runVerify(_ context.Context, t *tool, args []string) error {
 	}
 	var r evidence.Request
 	if err := readRequest(data, &r); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", display(head), err)
 	}
 	if err := o.apply(&r.Message); err != nil {
 		return err
