@@ -21,6 +21,7 @@ type linted struct {
 func runLint(_ context.Context, t *tool, args []string) error {
 	flags := t.flags("lint")
 	asJSON := flags.Bool("json", false, "print the findings as JSON")
+	allowReport := flags.Bool("allow-report", false, "a gate in report mode is no open door; every other one is")
 	files, err := flags.parse(args, 1, 1000, "FILE")
 	if err != nil {
 		return err
@@ -38,6 +39,9 @@ func runLint(_ context.Context, t *tool, args []string) error {
 		if err != nil {
 			r.Error = err.Error()
 		} else {
+			if *allowReport {
+				r.Report.AllowReport()
+			}
 			r.Open = r.Report.Open()
 		}
 		failed = failed || err != nil || r.Open

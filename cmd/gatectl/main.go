@@ -44,7 +44,7 @@ func commands() []command {
 		{"keys public", "FILE [--out FILE]", "print the part of the set that the gateway may see", runKeysPublic},
 		{"sign", signSynopsis, "sign one request and print its headers", runSign},
 		{"verify", verifySynopsis, "check the evidence of one request and show what it covers", runVerify},
-		{"lint", "[--json] FILE...", "look for open doors in declarative Kong configurations", runLint},
+		{"lint", "[--allow-report] [--json] FILE...", "look for open doors in declarative Kong configurations", runLint},
 		{"probe", probeSynopsis, "look for open doors in a running installation, from outside", runProbe},
 		{"version", "", "print the version", runVersion},
 	}

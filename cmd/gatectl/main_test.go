@@ -61,6 +61,9 @@ func TestOutput(t *testing.T) {
 		{"lint", 1, []string{"lint", "testdata/open.yml", "testdata/shut.yml"}},
 		{"lint-json", 1, []string{"lint", "--json", "testdata/open.yml", "testdata/shut.yml", "testdata/absent.yml"}},
 		{"lint-shut", 0, []string{"lint", "testdata/shut.yml"}},
+		{"lint-report", 1, []string{"lint", "testdata/report.yml"}},
+		{"lint-report-allowed", 0, []string{"lint", "--allow-report", "testdata/report.yml"}},
+		{"lint-open-allowed", 1, []string{"lint", "--allow-report", "testdata/open.yml"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

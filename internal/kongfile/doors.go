@@ -69,6 +69,7 @@ func (c *check) routes() {
 		}
 		if gate.get("config").str("mode") == "report" {
 			c.add(Open, r.where, "is behind a gate in report mode, which lets every request pass: %s", gate.where)
+			c.report.Findings[len(c.report.Findings)-1].reporting = true
 		}
 		c.exempted(r, gate)
 	}

@@ -66,7 +66,7 @@ type check struct {
 }
 
 func (c *check) add(s Severity, where, format string, args ...any) {
-	c.report.Findings = append(c.report.Findings, Finding{s, where, fmt.Sprintf(format, args...)})
+	c.report.Findings = append(c.report.Findings, Finding{Severity: s, Where: where, What: fmt.Sprintf(format, args...)})
 }
 
 // sections are the entities that Kong 3.9 and its bundled plugins know and that

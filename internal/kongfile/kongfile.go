@@ -35,6 +35,8 @@ type Finding struct {
 	Severity Severity `json:"severity"`
 	Where    string   `json:"where"` // the entity and its line, where that is known
 	What     string   `json:"what"`  // one sentence; holds no secret of the file
+
+	reporting bool // open for a gate in report mode, and for nothing else
 }
 
 // Report is the outcome of a check: the findings, open doors first, otherwise
@@ -50,21 +52,43 @@ func (r *Report) Open() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Open })
 }
 
+// AllowReport makes notes of the findings that are open doors for a gate in
+// report mode alone, for a roll-out that begins with watching. Every other
+// finding stays as it is.
+func (r *Report) AllowReport() {
+	for i := range r.Findings {
+		if r.Findings[i].reporting {
+			r.Findings[i].Severity = Note
+		}
+	}
+	r.sort()
+}
+
+func (r *Report) sort() {
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		return rank(a.Severity) - rank(b.Severity)
+	})
+}
+
 // Fprint writes the report as a table and one closing line.
 func (r *Report) Fprint(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	open := 0
+	open, reporting := 0, false
 	for _, f := range r.Findings {
 		if f.Severity == Open {
 			open++
 		}
+		reporting = reporting || f.reporting
 		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Severity, f.Where, f.What)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	verdict := fmt.Sprintf("%d open", open)
-	if open == 0 {
+	switch {
+	case open == 0 && reporting:
+		verdict = "no door is open but by report mode"
+	case open == 0:
 		verdict = "no door is open"
 	}
 	_, err := fmt.Fprintf(w, "%s, %s; %s, %s\n", verdict, count(len(r.Findings)-open, "note"), count(r.Routes, "route"), count(r.Gates, "gate"))
@@ -102,9 +126,7 @@ func Check(data []byte) (*Report, error) {
 	c.routes()
 	c.services()
 	c.others()
-	slices.SortStableFunc(c.report.Findings, func(a, b Finding) int {
-		return rank(a.Severity) - rank(b.Severity)
-	})
+	c.report.sort()
 	return &c.report, nil
 }
 

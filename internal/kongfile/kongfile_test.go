@@ -111,6 +111,51 @@ func laughs() string {
 	return b.String()
 }
 
+// Report mode that is meant is no open door, and hides none.
+func TestAllowReport(t *testing.T) {
+	t.Parallel()
+	const head = "_format_version: \"3.0\"\nservices:\n- name: s\n  url: http://s.internal\n  routes:\n  - {name: r, paths: [/r]}\n"
+	for _, tc := range []struct {
+		name, in     string
+		open         bool // with AllowReport
+		notes, doors int
+	}{
+		{"report", head + "plugins:\n- {name: wallarm-gate, config: {jwks_file: /k, mode: report}}\n", false, 1, 0},
+		{"enforce", head + "plugins:\n- {name: wallarm-gate, config: {jwks_file: /k}}\n", false, 0, 0},
+		{"no gate", head, true, 0, 1},
+		{"report, and a route without a gate", head + "  - {name: bare, paths: [/bare]}\nplugins:\n- {name: wallarm-gate, route: r, config: {jwks_file: /k, mode: report}}\n", true, 1, 1},
+		{"report, and exempt as a whole", head + "plugins:\n- {name: wallarm-gate, config: {jwks_file: /k, mode: report, exempt: [{path: /r/*}]}}\n", true, 2, 1},
+		{"report, and a bad field", head + "plugins:\n- {name: wallarm-gate, config: {jwks_file: /k, mode: report, min_mod: \"off\"}}\n", true, 1, 1},
+		{"no such mode", head + "plugins:\n- {name: wallarm-gate, config: {jwks_file: /k, mode: watch}}\n", true, 0, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			report, err := kongfile.Check([]byte(tc.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if meant := strings.Contains(tc.in, "mode: report"); meant && !report.Open() {
+				t.Error("report mode is no open door without AllowReport")
+			}
+			report.AllowReport()
+			notes, doors := 0, 0
+			for i, f := range report.Findings {
+				switch f.Severity {
+				case kongfile.Open:
+					if doors++; notes > 0 {
+						t.Errorf("finding %d: an open door stands behind a note", i)
+					}
+				case kongfile.Note:
+					notes++
+				}
+			}
+			if report.Open() != tc.open || notes != tc.notes || doors != tc.doors {
+				t.Errorf("Open() = %v, %d notes, %d open: %+v", report.Open(), notes, doors, report.Findings)
+			}
+		})
+	}
+}
+
 // No secret of a file may come back in a report.
 func TestReportHoldsNoSecret(t *testing.T) {
 	t.Parallel()
