@@ -321,6 +321,26 @@ func TestBrokenUpload(t *testing.T) {
 	}
 }
 
+// TestGatewayBreaksDuringUpload: where the gateway breaks while the client still
+// owes a part of its body, the gateway is to blame.
+func TestGatewayBreaksDuringUpload(t *testing.T) {
+	t.Parallel()
+	for _, framing := range []string{"Content-Length: 100\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"} {
+		backend := rawBackend(t, func(_ int, c net.Conn, r *bufio.Reader) {
+			if _, err := readHead(r); err == nil {
+				c.(*net.TCPConn).SetLinger(0)
+			}
+		})
+		r := start(t, options{backend: backend})
+		if code, body, err := r.raw("POST / HTTP/1.1\r\nHost: a\r\n" + statement + framing); err != nil || code != 502 {
+			t.Errorf("%.14s: answer %d %q, %v; want 502", framing, code, body, err)
+		}
+		if got := r.metric(`wallarm_attester_backend_errors_total{kind="broken"}`); got != "1" {
+			t.Errorf("%.14s: backend_errors_total of broken is %q, want 1", framing, got)
+		}
+	}
+}
+
 // TestAnswerDuringUpload: a gateway that has had enough of a body answers, and
 // takes no more. The client gets that answer.
 func TestAnswerDuringUpload(t *testing.T) {

@@ -88,7 +88,11 @@ func (u *upload) run() {
 	}
 	err := u.copy()
 	if errors.As(err, new(errBody)) {
-		u.clientErr = err
+		select {
+		case <-u.quit: // end cut it, not the client
+		default:
+			u.clientErr = err
+		}
 		u.conn.socket.Close() // never a body that looks whole
 		return
 	}
