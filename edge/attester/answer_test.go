@@ -425,7 +425,7 @@ func TestUpgradeWithEarlyBytes(t *testing.T) {
 		if _, err := readHead(r); err != nil {
 			return
 		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\nfrom the gateway ")
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfrom the gateway ")
 		io.Copy(c, r)
 	})
 	r := start(t, options{backend: backend})
@@ -435,7 +435,7 @@ func TestUpgradeWithEarlyBytes(t *testing.T) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(conn, "GET /u HTTP/1.1\r\nHost: a\r\n%sConnection: Upgrade\r\nUpgrade: raw\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n", statement)
+	fmt.Fprintf(conn, "GET /u HTTP/1.1\r\nHost: a\r\n%sConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n", statement)
 	in := bufio.NewReader(conn)
 	if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != 101 {
 		t.Fatalf("answer %+v, %v", res, err)
@@ -459,7 +459,7 @@ func TestUpgradeBeforeTheBody(t *testing.T) {
 				return
 			}
 			io.ReadFull(r, make([]byte, len(tt.body)))
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			io.Copy(c, r)
 		})
 		r := start(t, options{backend: backend})
@@ -469,7 +469,7 @@ func TestUpgradeBeforeTheBody(t *testing.T) {
 		}
 		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(patience))
-		fmt.Fprintf(conn, "POST /u HTTP/1.1\r\nHost: a\r\n%sConnection: Upgrade\r\nUpgrade: raw\r\nContent-Length: 5\r\n\r\n%s", statement, tt.body)
+		fmt.Fprintf(conn, "GET /u HTTP/1.1\r\nHost: a\r\n%sConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\n%s", statement, tt.body)
 		in := bufio.NewReader(conn)
 		if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != tt.code {
 			t.Fatalf("%q of hello: answer %+v, %v; want %d", tt.body, res, err, tt.code)
@@ -487,11 +487,13 @@ func TestUpgradeBeforeTheBody(t *testing.T) {
 	}
 }
 
-// TestUpgradeIsPlain: an Upgrade field that stands twice, or holds what no
-// protocol's name has, asks for nothing.
+// TestUpgradeIsPlain: nothing but one plain websocket is asked for, as at the node.
 func TestUpgradeIsPlain(t *testing.T) {
 	t.Parallel()
-	for _, fields := range []string{"Upgrade: websocket\r\nUpgrade: h2c\r\n", "Upgrade: web\xffsocket\r\n", "Upgrade:\r\n"} {
+	for _, fields := range []string{
+		"Upgrade: websocket\r\nUpgrade: h2c\r\n", "Upgrade: websocket, h2c\r\n", "Upgrade: web\xffsocket\r\n", "Upgrade: web\u017focket\r\n",
+		"Upgrade:\r\n", "Upgrade: h2c\r\n", "Upgrade: TLS/1.2\r\n", "Upgrade: raw\r\n",
+	} {
 		h, _, _ := onWire(t, "Connection: upgrade\r\n"+fields+statement)
 		if got := h.all("Upgrade"); len(got) != 0 {
 			t.Errorf("%q arrives as %q", fields, got)

@@ -125,7 +125,7 @@ func (x *exchange) appendHead(b []byte, r *http.Request) ([]byte, error) {
 		fields++
 	}
 	if !x.old { // RFC 9110, section 7.8
-		x.upgrade = upgradeOf(r.Header)
+		x.upgrade = upgradeOf(r)
 	}
 	if x.upgrade != "" {
 		if b, err = appendField(b, "Upgrade", x.upgrade); err != nil {
@@ -207,18 +207,19 @@ func endsHere(h http.Header) map[string]bool {
 	return ends
 }
 
-// upgradeOf returns the protocol that h asks to upgrade to, "" if it does not.
-func upgradeOf(h http.Header) string {
-	values := h["Upgrade"]
-	if len(values) != 1 || !hasToken(h["Connection"], "upgrade") {
+// upgradeOf returns the protocol that r asks to upgrade to, "" if it does not. As
+// at the node it is a WebSocket's (RFC 6455, section 4.1) or none: another, h2c
+// above all, would be a way past everything that inspects and signs requests.
+func upgradeOf(r *http.Request) string {
+	const websocket = "websocket"
+	values := r.Header["Upgrade"]
+	if r.Method != http.MethodGet || len(values) != 1 || !hasToken(r.Header["Connection"], "upgrade") {
 		return ""
 	}
-	for i := 0; i < len(values[0]); i++ {
-		if c := values[0][i]; c < ' ' || c > '~' {
-			return ""
-		}
+	if len(values[0]) != len(websocket) || !strings.EqualFold(values[0], websocket) { // some longer letters fold to ASCII's
+		return ""
 	}
-	return values[0]
+	return websocket
 }
 
 // hasToken reports whether a field that is a list of tokens holds token.

@@ -340,7 +340,7 @@ func TestUpgradeHalfClose(t *testing.T) {
 		if _, err := readHead(r); err != nil {
 			return
 		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\nhello ")
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello ")
 		said, err := io.ReadAll(r) // returns when the client has ended its half
 		if err != nil {
 			t.Errorf("gateway: %v", err)
@@ -354,10 +354,10 @@ func TestUpgradeHalfClose(t *testing.T) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(conn, "GET /u HTTP/1.1\r\nHost: a\r\n%sConnection: Upgrade\r\nUpgrade: raw\r\n\r\n", statement)
+	fmt.Fprintf(conn, "GET /u HTTP/1.1\r\nHost: a\r\n%sConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", statement)
 	in := bufio.NewReader(conn)
 	res, err := http.ReadResponse(in, nil)
-	if err != nil || res.StatusCode != 101 || res.Header.Get("Upgrade") != "raw" {
+	if err != nil || res.StatusCode != 101 || res.Header.Get("Upgrade") != "websocket" {
 		t.Fatalf("answer %+v, %v", res, err)
 	}
 	io.WriteString(conn, "goodbye")
