@@ -104,6 +104,9 @@ func TestUnaskedAnswer(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\ngood")
 		}},
 		{"HTTP/1.0", func(c net.Conn) { io.WriteString(c, "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\ngood") }},
+		{"HTTP/1.0 that keeps alive", func(c net.Conn) {
+			io.WriteString(c, "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\ngood")
+		}},
 		{"until the end", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\ngood"); c.(*net.TCPConn).CloseWrite() }},
 		{"ends", func(c net.Conn) { io.WriteString(c, good); c.(*net.TCPConn).CloseWrite() }},
 	}
@@ -120,6 +123,7 @@ func TestUnaskedAnswer(t *testing.T) {
 					requests.Add(1)
 					if i > 0 {
 						t.Error("a second request came over the connection")
+						said <- struct{}{}
 						return
 					}
 					tt.answer(c)
@@ -267,6 +271,23 @@ func TestFieldsThatEndHere(t *testing.T) {
 	}
 	if res.Header.Get("X-End") != "2" || len(res.Header["Set-Cookie"]) != 2 || res.ContentLength != 2 {
 		t.Errorf("header %v, length %d", res.Header, res.ContentLength)
+	}
+}
+
+// TestTrailerFieldsThatEndHere: a trailer field is no way around what ends with
+// the connection to the gateway.
+func TestTrailerFieldsThatEndHere(t *testing.T) {
+	t.Parallel()
+	backend := rawBackend(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		if _, err := readHead(r); err == nil {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nTrailer: Keep-Alive, X-A\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"+
+				"Keep-Alive: a\r\nX-A: 1\r\nX-B: 2\r\nConnection: X-B\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n")
+		}
+	})
+	r := start(t, options{backend: backend})
+	res, body := r.do(r.request("GET", "/", nil))
+	if body != "ok" || len(res.Trailer) != 2 || res.Trailer.Get("X-A") != "1" || res.Trailer.Get("X-B") != "2" {
+		t.Errorf("body %q, trailer %v", body, res.Trailer)
 	}
 }
 

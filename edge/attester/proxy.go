@@ -175,7 +175,9 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	x.lastOf(h)
 	announced := make([]string, 0, 4)
 	for name := range a.Trailer {
-		announced = append(announced, name)
+		if !isHopByHop(name) {
+			announced = append(announced, name)
+		}
 	}
 	if len(announced) > 0 {
 		h.Set("Trailer", strings.Join(announced, ", "))
@@ -199,6 +201,9 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 		panic(http.ErrAbortHandler)
 	}
 	for name, values := range a.Trailer {
+		if isHopByHop(name) {
+			continue
+		}
 		if !slices.Contains(announced, name) {
 			name = http.TrailerPrefix + name
 		}

@@ -51,7 +51,9 @@ func (a *answer) end(whole bool) {
 	if a.upload != nil {
 		whole = a.upload.end() && whole
 	}
-	if held && whole && !a.Close {
+	// In HTTP/1.0 net/http takes no notice of a Transfer-Encoding, so the end may
+	// be another than the gateway's (RFC 9112, section 6.1).
+	if held && whole && !a.Close && a.ProtoAtLeast(1, 1) {
 		a.pool.put(a.conn)
 		return
 	}
