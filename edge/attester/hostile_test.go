@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -242,5 +245,98 @@ func TestTrailerNames(t *testing.T) {
 	}
 	if got := r.gateway.take(); len(got) != 1 || len(got[0].trailer) != 1 || got[0].trailer.Get("X-A") != "2" {
 		t.Errorf("arrived as %+v", got)
+	}
+}
+
+// TestUnfinishedBodyIsNotAwaited: a client that owes a part of its body, and
+// keeps its connection open behind an answer that is the last, does not hold it.
+func TestUnfinishedBodyIsNotAwaited(t *testing.T) {
+	t.Parallel()
+	down, _ := reservePort(t)
+	early := rawBackend(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		if _, err := readHead(r); err == nil {
+			io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	for _, tt := range []struct {
+		name, backend, target string
+		code                  int
+	}{
+		{"gateway down", "http://" + down, "/", 502},
+		{"answered early", early, "/", 403},
+		{"refused", early, "//", 400},
+	} {
+		for _, framing := range []string{"Content-Length: 100\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"} {
+			t.Run(tt.name+" "+framing[:7], func(t *testing.T) {
+				t.Parallel()
+				r := start(t, options{backend: tt.backend})
+				conn, err := net.Dial("tcp", r.addr("listen"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(patience))
+				io.WriteString(conn, "POST "+tt.target+" HTTP/1.1\r\nHost: a\r\n"+statement+framing)
+				in := bufio.NewReader(conn)
+				res, err := http.ReadResponse(in, nil)
+				if err != nil || res.StatusCode != tt.code || !res.Close {
+					t.Fatalf("answer %+v, %v; want %d and the end", res, err, tt.code)
+				}
+				io.Copy(io.Discard, res.Body)
+				if _, err := in.ReadByte(); err != io.EOF {
+					t.Errorf("behind the answer: %v, want the end", err)
+				}
+			})
+		}
+	}
+}
+
+// unread is a ResponseWriter that keeps the limit of the client's connection.
+type unread struct {
+	http.ResponseWriter
+	until time.Time
+}
+
+func (w *unread) EnableFullDuplex() error { return nil }
+func (w *unread) SetReadDeadline(t time.Time) error {
+	w.until = t
+	return nil
+}
+
+// sendFunc is a backend.
+type sendFunc func(x *exchange) error
+
+func (f sendFunc) send(_ http.ResponseWriter, _ *http.Request, x *exchange, _ func(*http.Response)) (*answer, error) {
+	return nil, f(x)
+}
+
+// TestRestOfABody: behind an answer the node may send the rest of a body; an end
+// without an answer does not wait for it.
+func TestRestOfABody(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		send       sendFunc
+		past, none bool
+	}{
+		{name: "answered", send: func(*exchange) error { return errNotSigned{errors.New("no key")} }},
+		{name: "defect", send: func(*exchange) error { panic("defect") }, past: true},
+		{name: "read to its end", send: func(x *exchange) error {
+			io.Copy(io.Discard, x.body)
+			return errNotSigned{errors.New("no key")}
+		}, none: true},
+	} {
+		s := &settings{}
+		p := newProxy(s, tt.send, newLogger(io.Discard, slog.LevelError), newMetrics(), systemClock().elapsed)
+		w := &unread{ResponseWriter: httptest.NewRecorder()}
+		r := httptest.NewRequest("POST", "/", strings.NewReader("hello"))
+		state(r.Header)
+		func() {
+			defer func() { recover() }()
+			p.ServeHTTP(w, r)
+		}()
+		if w.until.IsZero() != tt.none || !tt.none && w.until.Before(time.Unix(2, 0)) != tt.past {
+			t.Errorf("%s: the rest is read until %v", tt.name, w.until)
+		}
 	}
 }

@@ -72,6 +72,23 @@ func (x *exchange) lastOf(h http.Header) {
 	}
 }
 
+// lingerTimeout is how long net/http goes on reading the rest of a body, of which
+// it takes 256 kB at most. A client that is still sending would be reset with
+// the answer on its way.
+const lingerTimeout = 2 * time.Second
+
+// linger bounds what net/http does with the rest of a request's body by itself:
+// it reads on, without a limit, before it lets go of the connection. A broken
+// answer is not to wait for that.
+func linger(w http.ResponseWriter, whole bool) {
+	until := time.Unix(1, 0)
+	if whole {
+		until = time.Now().Add(lingerTimeout)
+	}
+	// The error is that of a connection that is closed.
+	http.NewResponseController(w).SetReadDeadline(until)
+}
+
 func newProxy(s *settings, b backend, log *slog.Logger, m *metrics, elapsed func() time.Duration) *proxy {
 	return &proxy{
 		backend: b, earlyHints: s.earlyHints, log: log, metrics: m, elapsed: elapsed,
@@ -98,7 +115,11 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if x.code != 0 {
 			p.metrics.answered(x.code)
 		}
-		if v := recover(); v != nil {
+		v := recover()
+		if r.ContentLength != 0 && (x.body == nil || !x.body.ended.Load()) {
+			linger(w, v == nil)
+		}
+		if v != nil {
 			if v != http.ErrAbortHandler {
 				p.metrics.panics.Inc()
 				p.log.Error("panic", "value", fmt.Sprint(v), "stack", string(debug.Stack()), "request_id", x.requestID())
