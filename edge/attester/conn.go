@@ -83,6 +83,9 @@ func (c *backendConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// extendWrite lets a write to c, one that waits included, take d from now on.
+func (c *backendConn) extendWrite(d time.Duration) { c.SetWriteDeadline(time.Now().Add(d)) }
+
 // readHeader reads the header of the answer to r. begun reports whether a byte of
 // it came. Interim answers go to interim; 101 is none. The body of the result is
 // read from c.

@@ -256,6 +256,7 @@ func copyAnswer(w http.ResponseWriter, a *answer) error {
 		n, err := a.Body.Read(buffer[:])
 		left -= int64(n)
 		if n > 0 {
+			a.upload.moved()
 			if _, err := w.Write(buffer[:n]); err != nil {
 				return err
 			}

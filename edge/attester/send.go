@@ -42,6 +42,7 @@ type answer struct {
 	conn    *backendConn
 	upload  *upload // nil: the request has no body
 	release func() bool
+	timeout time.Duration // of a write to the gateway while nothing comes from it
 }
 
 // end gives the connection back if the answer has been read whole, and may be
@@ -96,7 +97,8 @@ func (s *sender) attempt(w http.ResponseWriter, r *http.Request, x *exchange, in
 	}
 
 	// A client that goes away ends its request at the gateway.
-	a = &answer{pool: s.pool, conn: conn, release: context.AfterFunc(ctx, func() { conn.socket.Close() })}
+	a = &answer{pool: s.pool, conn: conn, timeout: s.responseTimeout,
+		release: context.AfterFunc(ctx, func() { conn.socket.Close() })}
 	written := conn.socket.written.Load()
 	conn.SetDeadline(time.Now().Add(s.responseTimeout))
 	begun := false

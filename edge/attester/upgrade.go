@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // An upgraded connection: from the 101 on, bytes are copied both ways.
@@ -37,15 +38,16 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *answer) error {
 		return err
 	}
 
+	gateway := upgraded{a.conn, a.timeout}
 	toGateway := make(chan error, 1)
 	go func() {
-		err := pass(a.conn.Conn, io.MultiReader(io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered())), client))
+		err := pass(gateway, io.MultiReader(io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered())), client))
 		if err != nil {
 			closeBoth()
 		}
 		toGateway <- err
 	}()
-	err = pass(client, a.conn.in)
+	err = pass(client, gateway)
 	if err != nil {
 		closeBoth()
 	}
@@ -53,6 +55,32 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *answer) error {
 		err = other
 	}
 	return err
+}
+
+// upgraded is the gateway's end of an upgraded connection. A write to it may take
+// timeout while nothing comes from it: as long as the write waits nobody reads
+// the client's connection, so the client's going is not seen.
+type upgraded struct {
+	*backendConn
+	timeout time.Duration
+}
+
+func (u upgraded) Read(p []byte) (int, error) {
+	n, err := u.in.Read(p)
+	if n > 0 {
+		u.extendWrite(u.timeout)
+	}
+	return n, err
+}
+
+func (u upgraded) Write(p []byte) (int, error) {
+	u.extendWrite(u.timeout)
+	return u.backendConn.Write(p)
+}
+
+// CloseWrite is of both the socket and TLS.
+func (u upgraded) CloseWrite() error {
+	return u.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
 
 // pass copies until src ends, and ends dst's half with it.

@@ -36,7 +36,7 @@ type upload struct {
 	conn    *backendConn
 	body    *requestBody
 	trailer []string
-	timeout time.Duration // of each write before the answer's header, and of the wait for that once the body is sent
+	timeout time.Duration // of a write while no answer comes, and of the wait for the answer's header once the body is sent
 
 	goOn chan struct{} // nil: the body is sent at once
 	quit chan struct{} // closed by end
@@ -47,8 +47,9 @@ type upload struct {
 	clientErr error // why the client's body cannot be sent
 	panicked  any
 
-	mu    sync.Mutex
-	begun bool // the answer's header is there
+	mu      sync.Mutex
+	begun   bool // the answer's header is there
+	stalled bool // the gateway has taken nothing for the timeout
 }
 
 // errBody marks a body that the client did not send as it ought to.
@@ -99,14 +100,17 @@ func (u *upload) run() {
 	// A gateway that takes no more of the body may have said why, but one that
 	// has taken nothing for so long has had its time.
 	u.sent = err == nil
-	limit := u.timeout
-	if err != nil && isTimeout(err) {
-		limit = 0
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.begun {
-		u.conn.SetReadDeadline(time.Now().Add(limit))
+	u.stalled = err != nil && isTimeout(err)
+	switch {
+	case u.begun && u.stalled:
+		u.conn.socket.Close()
+	case u.begun:
+	case u.stalled:
+		u.conn.SetReadDeadline(time.Now())
+	default:
+		u.conn.SetReadDeadline(time.Now().Add(u.timeout))
 	}
 }
 
@@ -114,13 +118,17 @@ func (u *upload) run() {
 // keep the request for ever: nobody reads the client's connection meanwhile, so
 // the client's going is not seen.
 func (u *upload) write(p []byte) error {
-	u.mu.Lock()
-	if !u.begun {
-		u.conn.SetWriteDeadline(time.Now().Add(u.timeout))
-	}
-	u.mu.Unlock()
+	u.conn.extendWrite(u.timeout)
 	_, err := u.conn.Write(p)
 	return err
+}
+
+// moved says that a piece of the answer has come: the gateway may take its time
+// anew to go on with the body.
+func (u *upload) moved() {
+	if u != nil && !u.isDone() {
+		u.conn.extendWrite(u.timeout)
+	}
 }
 
 // copy writes the body as the head announced it. An errBody is the client's.
@@ -192,12 +200,17 @@ func (u *upload) proceed() {
 	}
 }
 
-// answered says that the header of the answer is there: no time limit is left.
+// answered says that the header of the answer is there: the rest of both may take
+// what it takes, as long as one of them moves.
 func (u *upload) answered() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.begun = true
-	u.conn.SetDeadline(time.Time{})
+	u.conn.SetReadDeadline(time.Time{})
+	u.moved()
+	if u.stalled {
+		u.conn.socket.Close()
+	}
 }
 
 // lastWriteTimeout is how long end waits for the last write of a body that has
