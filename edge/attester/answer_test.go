@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -238,6 +240,76 @@ func TestHeaderBeforeTheBody(t *testing.T) {
 				t.Errorf("%q, %v behind the last piece", rest, err)
 			}
 		})
+	}
+}
+
+// limitedConn is a connection on which a read with a limit comes too late, up to
+// ten times, and one without gets a piece. It notes the limits of the writes.
+type limitedConn struct {
+	net.Conn
+	pieces  []string
+	limited bool
+	late    int
+	writes  []time.Time
+}
+
+func (c *limitedConn) SetReadDeadline(t time.Time) error {
+	c.limited = !t.IsZero()
+	return nil
+}
+
+func (c *limitedConn) SetWriteDeadline(t time.Time) error {
+	c.writes = append(c.writes, t)
+	return nil
+}
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	if c.limited && c.late < 10 {
+		c.late++
+		return 0, os.ErrDeadlineExceeded
+	}
+	if len(c.pieces) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.pieces[0])
+	c.pieces = c.pieces[1:]
+	return n, nil
+}
+
+// TestPiecesOfTheAnswer: a piece waits once for the next one, and then goes out;
+// the wait behind it is no poll. While the body of the request is on its way,
+// each piece gives the gateway its time anew to take the body.
+func TestPiecesOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	for _, uploading := range []bool{true, false} {
+		c := &limitedConn{pieces: []string{"late", "late"}}
+		conn := &backendConn{Conn: c, left: 100}
+		conn.in = bufio.NewReader(conn)
+		u := &upload{conn: conn, timeout: time.Hour, done: make(chan struct{})}
+		u.answered()
+		if !uploading {
+			close(u.done)
+		}
+		a := &answer{Response: &http.Response{ContentLength: 8, Body: io.NopCloser(io.LimitReader(conn.in, 8))}, conn: conn, upload: u}
+		w := httptest.NewRecorder()
+		if err := copyAnswer(w, a); err != nil || w.Body.String() != "latelate" {
+			t.Errorf("%q, %v", w.Body, err)
+		}
+		if c.late != 2 || !w.Flushed {
+			t.Errorf("%d reads came to their limit, want one for the header and one for the first piece", c.late)
+		}
+		want := 1 // with the header
+		if uploading {
+			want += 2
+		}
+		if len(c.writes) != want {
+			t.Errorf("uploading %v: %d limits of writes were set, want %d", uploading, len(c.writes), want)
+		}
+		for _, limit := range c.writes {
+			if !limit.After(time.Now()) {
+				t.Errorf("a write ends at %v", limit)
+			}
+		}
 	}
 }
 

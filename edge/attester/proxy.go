@@ -247,9 +247,10 @@ func copyAnswer(w http.ResponseWriter, a *answer) error {
 			return err
 		}
 	}
+	held := true   // something is to be flushed, at first the header
 	waits := false // a read of what may be long in coming has a limit
 	for left := a.ContentLength; ; {
-		if !stream && left > int64(a.conn.in.Buffered()) {
+		if !stream && held && left > int64(a.conn.in.Buffered()) {
 			waits = true
 			a.conn.SetReadDeadline(time.Now().Add(flushDelay))
 		}
@@ -260,6 +261,7 @@ func copyAnswer(w http.ResponseWriter, a *answer) error {
 			if _, err := w.Write(buffer[:n]); err != nil {
 				return err
 			}
+			held = true
 		}
 		late := waits && err != nil && isTimeout(err)
 		if waits && (err == io.EOF || late) {
@@ -273,6 +275,7 @@ func copyAnswer(w http.ResponseWriter, a *answer) error {
 			if err := flush(); err != nil {
 				return err
 			}
+			held = false
 		case err != nil:
 			return err
 		}
