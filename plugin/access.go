@@ -66,9 +66,10 @@ func (c *Config) Access(kong *pdk.PDK) {
 		v.decision, v.reason, v.detail = deny, evidence.ReasonInternalError, err.Error()
 	}
 	g.metrics.count(&v, g.now())
-	// A refusal does not depend on its own log line. exit comes from outside of
+	// A refusal does not depend on what is logged of it. exit comes from outside of
 	// what could panic, so that there is always an answer.
 	_ = contain(func() { _ = c.record(g, kong, &v) })
+	_ = contain(func() { _ = v.hideProof(kong) })
 	exit(kong, c.denyStatus(), v.vars[varRequestID])
 }
 

@@ -51,8 +51,8 @@ func isRequestID(s string) bool {
 	return true
 }
 
-// exit ends the request. It returns when Kong has let go of the connection;
-// nothing may be asked of Kong afterwards. It is the only way in which the
+// exit ends the request. Nothing may be asked of Kong afterwards, and nothing is
+// awaited: see eventConn. It is the only way in which the
 // plugin closes a connection: Kong has its answer by then, and does not run the
 // event again.
 func exit(kong *pdk.PDK, status int, requestID string) {

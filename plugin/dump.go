@@ -109,14 +109,14 @@ func configFields() []named {
 }
 
 // dump describes the plugin called name under Kong's prefix. The name of an
-// executable, its socket and its plugin are one and the same to go-pdk.
+// executable, its socket and its plugin are one and the same to Kong's PDKs.
 func dump(name, prefix string) serverDump {
 	return serverDump{
 		Protocol:   "ProtoBuf:1",
 		SocketPath: path.Join(prefix, name+".socket"),
 		Plugins: []pluginDump{{
 			Name:     name,
-			Phases:   []string{"access"},
+			Phases:   []string{phaseAccess},
 			Version:  Version,
 			Priority: Priority,
 			Schema: schema{Name: name, Fields: []named{
@@ -138,7 +138,7 @@ func (d serverDump) write(w io.Writer) error {
 	return enc.Encode(d)
 }
 
-// executableName is the name under which go-pdk makes the socket.
+// executableName is the name of the socket, without its suffix.
 func executableName() (string, error) {
 	exe, err := os.Executable()
 	if err != nil {

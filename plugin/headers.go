@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Kong/go-pdk"
 	"github.com/wallarm-gate/wallarm-gate/evidence"
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -74,4 +75,13 @@ func (v *verdict) removalFor() *structpb.Struct {
 		return nil // Kong drops what Connection names, after this phase and at no cost
 	}
 	return removeProof
+}
+
+// hideProof takes the proof off a request that is refused: Kong's log plugins write
+// the fields of the request, and a token is good for other requests.
+func (v *verdict) hideProof(kong *pdk.PDK) error {
+	if v.read && v.vars[varToken] == "" && v.vars[varSignatureInput] == "" && v.vars[varSignature] == "" {
+		return nil
+	}
+	return kong.ServiceRequest.Ask("kong.service.request.set_headers", removeProof, nil)
 }

@@ -60,3 +60,32 @@ func TestRemoval(t *testing.T) {
 		})
 	}
 }
+
+// Kong's log plugins write the fields of a request, and those of a refused one too.
+func TestRefusalHidesTheProof(t *testing.T) {
+	t.Parallel()
+	c := configure(t, testGate(), map[string]any{"proof": proofToken, "require_inspection": "any", "tokens": []string{testToken}, "min_mode": "block"})
+	for _, tc := range []struct {
+		name    string
+		header  []headerField
+		garbage string
+		want    int // names
+	}{
+		{"nothing there", nil, "", 0},
+		{"evidence without a proof", []headerField{{"X-Wallarm-Mode", "block"}}, "", 0},
+		{"a good token", []headerField{{"X-Wallarm-Token", testToken}, {"X-Wallarm-Mode", "monitoring"}}, "", 4 + 3},
+		{"a token in another spelling", []headerField{{"x_wallarm_token", testToken}}, "", 4 + 3},
+		{"a signature", []headerField{{"Signature", "sig1=:AA==:"}}, "", 4 + 3},
+		{"what was signed", []headerField{{"Signature-Input", "sig1=()"}}, "", 4 + 3},
+		{"nothing could be read", nil, "kong.nginx.get_var", 4 + 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := &sample{peer: "192.0.2.1", method: "GET", target: "/", host: "a.example", header: tc.header}
+			o := (&fakeKong{vars: s.nginx(true), garbage: tc.garbage}).access(t, c)
+			if !o.exited || len(o.removed) != tc.want {
+				t.Errorf("exited is %v, removed %q, want %d names", o.exited, o.removed, tc.want)
+			}
+		})
+	}
+}

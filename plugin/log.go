@@ -6,7 +6,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -171,16 +170,4 @@ func (v *verdict) serialized(now time.Time) *structpb.Struct {
 		fields["age"] = structpb.NewNumberValue(now.Sub(v.att.Created).Seconds())
 	}
 	return &structpb.Struct{Fields: fields}
-}
-
-// serverLog drops what go-pdk prints for every ended connection, which is one
-// line for each denial. log.Logger makes one Write of each line.
-type serverLog struct{ w io.Writer }
-
-func (l serverLog) Write(line []byte) (int, error) {
-	text := strings.TrimSuffix(string(line), "\n")
-	if strings.HasSuffix(text, "use of closed network connection") || strings.HasSuffix(text, " EOF") {
-		return len(line), nil
-	}
-	return l.w.Write(line)
 }

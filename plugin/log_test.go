@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"log"
 	"strings"
 	"testing"
 	"time"
@@ -119,17 +117,5 @@ func TestLogScopes(t *testing.T) {
 	o := (&fakeKong{vars: plain("GET", "/").nginx(true)}).access(t, config)
 	if len(o.lines) != 1 || !strings.HasPrefix(o.lines[0], "crit: ") {
 		t.Errorf("lines %q", o.lines)
-	}
-}
-
-func TestServerLog(t *testing.T) {
-	t.Parallel()
-	var b bytes.Buffer
-	l := log.New(serverLog{&b}, "", log.LstdFlags)
-	l.Print("write unix /k/wallarm-gate.socket->@: use of closed network connection")
-	l.Print("EOF")
-	l.Print("no plugin instance 7")
-	if got := b.String(); strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "no plugin instance 7\n") {
-		t.Errorf("%q", got)
 	}
 }

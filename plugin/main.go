@@ -1,6 +1,6 @@
 // Command wallarm-gate is a plugin of Kong Gateway: a verifier of the evidence
 // that a request passed a Wallarm node while it was inspecting. Kong starts it
-// and talks to it over a unix socket, in the protocol of go-pdk.
+// and talks to it over a unix socket, in the protocol of its plugin servers.
 //
 // README.md in this folder is its manual.
 package main
@@ -20,7 +20,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/Kong/go-pdk/server"
+	_ "github.com/Kong/go-pdk/server" // its flags: -kong-prefix, -dump, -help
 )
 
 // What Kong's loaders look for: the version, the place in the order of plugins
@@ -32,7 +32,7 @@ var (
 	Priority = 1000001
 )
 
-// New returns a configuration for go-pdk to decode into.
+// New returns a configuration to decode into.
 func New() interface{} { return &Config{gate: shared()} }
 
 // Exit codes.
@@ -129,7 +129,7 @@ func (o *options) validate(rest []string) error {
 
 // run is main with its exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	log.SetOutput(serverLog{stderr})
+	log.SetOutput(stderr)
 	fail := func(code int, err error) int {
 		fmt.Fprintf(stderr, "%s: %v\n", pluginName, err)
 		return code
@@ -196,10 +196,12 @@ func serve(o options) error {
 	if l != nil {
 		go endOnSignal(l)
 	}
-	if err := server.StartServer(New, Version, Priority); err != nil {
-		return fmt.Errorf("serve the plugin: %w", err)
+	socket, err := listen(path.Join(o.prefix, name+".socket"))
+	if err == nil {
+		log.Printf("listening on %s", socket.Addr())
+		err = (&pluginServer{now: time.Now, say: shared().notice}).serve(socket)
 	}
-	return nil
+	return fmt.Errorf("serve the plugin: %w", err)
 }
 
 // endOnSignal ends the process when Kong, or an operator, asks for it.
