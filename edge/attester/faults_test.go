@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -616,6 +617,20 @@ func TestStopCutsAtTimeout(t *testing.T) {
 	}
 }
 
+// signingKeyExpiry returns when the metrics say that a key expires, zero if they do not.
+func (r *rig) signingKeyExpiry(id string) time.Time {
+	r.t.Helper()
+	value := r.metric(fmt.Sprintf("wallarm_attester_signing_key_expiry_timestamp_seconds{key_id=%q}", id))
+	if value == "" {
+		return time.Time{}
+	}
+	seconds, err := strconv.ParseFloat(value, 64)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return time.Unix(int64(seconds), 0)
+}
+
 // TestKeyFile: a changed file is taken over; garbage is not, and says so.
 func TestKeyFile(t *testing.T) {
 	t.Parallel()
@@ -629,6 +644,7 @@ func TestKeyFile(t *testing.T) {
 	}
 	c := newTestClock()
 	later.NotBefore = c.now().Truncate(time.Second).Add(time.Minute)
+	later.Expires = later.NotBefore.Add(time.Hour)
 	both, bothJWKS := marshalKeys(t, old, later)
 	_, oldJWKS := marshalKeys(t, old)
 	public, err := old.Public()
@@ -642,6 +658,12 @@ func TestKeyFile(t *testing.T) {
 	r.gateway.gate.verifier.Keys = func() *evidence.KeySet { return both }
 	signedBy := func(want string) {
 		t.Helper()
+		if got := r.signingKeyExpiry("later"); got.IsZero() != (want == "old") || want == "later" && !got.Equal(later.Expires) {
+			t.Errorf("the signing key is %s, and later expires at %v, want %v", want, got, later.Expires)
+		}
+		if got := r.signingKeyExpiry("old"); !got.IsZero() {
+			t.Errorf("a key without exp expires at %v", got)
+		}
 		res, body := r.get("/")
 		got := r.gateway.take()
 		if res.StatusCode != 200 || len(got) != 1 || got[0].attestation.KeyID != want {
@@ -711,7 +733,13 @@ func TestNoActiveKey(t *testing.T) {
 		t.Fatalf("answer %d %q", res.StatusCode, body)
 	}
 	r.gateway.take()
+	if got := r.signingKeyExpiry("short"); !got.Equal(key.Expires) {
+		t.Errorf("expires at %v, want %v", got, key.Expires)
+	}
 	c.step(time.Minute)
+	if got := r.signingKeyExpiry("short"); !got.IsZero() {
+		t.Errorf("a key that does not sign any more expires at %v", got)
+	}
 	if res, body := r.get("/"); res.StatusCode != 503 || !strings.Contains(body, "could not be signed") {
 		t.Errorf("answer %d %q, want 503", res.StatusCode, body)
 	}

@@ -97,6 +97,11 @@ func (r *keyring) signer() (*evidence.Signer, error) {
 	return k.signers[key], nil
 }
 
+// signingKey returns the key of that signer.
+func (r *keyring) signingKey() (*evidence.Key, error) {
+	return r.current.Load().set.SigningKey(r.wall())
+}
+
 // reload takes over a changed file. The last good keys stay when it cannot be
 // read or understood; each such failure is counted and reported once.
 func (r *keyring) reload() {

@@ -121,16 +121,30 @@ func (m *metrics) watch(w *watcher, k *keyring, p *pool) {
 	m.registry.MustRegister(signingKey{k})
 }
 
-// signingKey exports which key signs now; it changes with time alone.
+// signingKey exports which key signs now, and until when it can; it changes with
+// time alone.
 type signingKey struct{ keys *keyring }
 
-var signingKeyDesc = prometheus.NewDesc(metricsNamespace+"_signing_key_info", "1 for the key that signs now.", []string{"key_id"}, nil)
+var (
+	signingKeyDesc = prometheus.NewDesc(metricsNamespace+"_signing_key_info", "1 for the key that signs now.", []string{"key_id"}, nil)
+	// A key without exp has no series: 0 would be one that expired in 1970.
+	signingKeyExpiryDesc = prometheus.NewDesc(metricsNamespace+"_signing_key_expiry_timestamp_seconds",
+		"Unix time at which the key that signs now expires; a key without exp has none.", []string{"key_id"}, nil)
+)
 
-func (s signingKey) Describe(ch chan<- *prometheus.Desc) { ch <- signingKeyDesc }
+func (s signingKey) Describe(ch chan<- *prometheus.Desc) {
+	ch <- signingKeyDesc
+	ch <- signingKeyExpiryDesc
+}
 
 func (s signingKey) Collect(ch chan<- prometheus.Metric) {
-	if signer, err := s.keys.signer(); err == nil {
-		ch <- prometheus.MustNewConstMetric(signingKeyDesc, prometheus.GaugeValue, 1, signer.KeyID())
+	key, err := s.keys.signingKey()
+	if err != nil {
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(signingKeyDesc, prometheus.GaugeValue, 1, key.ID)
+	if !key.Expires.IsZero() {
+		ch <- prometheus.MustNewConstMetric(signingKeyExpiryDesc, prometheus.GaugeValue, float64(key.Expires.Unix()), key.ID)
 	}
 }
 

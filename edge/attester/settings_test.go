@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -190,17 +191,28 @@ func TestReadmeMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, options{})
+	key, err := evidence.GenerateKey("expires", evidence.AlgEd25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key.Expires = time.Now().Add(time.Hour)
+	_, jwks := marshalKeys(t, key)
+	r := start(t, options{env: map[string]string{"SIGNING_JWKS": jwks}})
 	families, err := r.a.metrics.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.get("/")
 	exported := map[string]bool{"wallarm_attester_requests_total": true}
+	process := false
 	for _, f := range families {
 		if strings.HasPrefix(f.GetName(), metricsNamespace) {
 			exported[f.GetName()] = true
 		}
+		process = process || f.GetName() == "process_resident_memory_bytes"
+	}
+	if runtime.GOOS == "linux" && !process {
+		t.Error("the process is not among the metrics")
 	}
 	for name := range exported {
 		if !strings.Contains(string(readme), "`"+name) {
