@@ -168,6 +168,7 @@ func (c *Config) compile(data []byte) {
 	}
 	if c.problem = strings.Join(d.problems, "; "); c.problem == "" {
 		c.verifier = v
+		c.gate.metrics.keys.add(v)
 	}
 }
 

@@ -34,7 +34,7 @@ type notice struct {
 func newGate(now func() time.Time) *gate {
 	g := &gate{now: now, notices: make(chan notice, 16)}
 	g.replay = &replayMemory{now: now}
-	g.metrics = newMetrics(g.replay.entries)
+	g.metrics = newMetrics(now, g.replay.entries)
 	g.redis = &redisClients{dial: plainDialer.DialContext, metrics: g.metrics, notice: g.say}
 	g.files = &keyFiles{now: now, metrics: g.metrics, notice: g.notice}
 	return g

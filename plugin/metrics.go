@@ -1,7 +1,8 @@
 package main
 
 // The plugin's own metrics, on a listener of their own. Labels come from closed
-// lists, or are ids of keys that have verified a request.
+// lists, or are ids of keys: those that have verified a request, and a bounded
+// number of those that expire.
 
 import (
 	"sync/atomic"
@@ -20,6 +21,7 @@ type metrics struct {
 	reloadFailure prometheus.Counter
 	reloadTime    prometheus.Gauge
 	modes         map[gateMode]*atomic.Int64 // live configurations
+	keys          keysInForce
 
 	redisOperations map[string]prometheus.Counter // by result
 	redisSeconds    prometheus.Histogram
@@ -27,7 +29,7 @@ type metrics struct {
 	redisOpen       atomic.Int64 // clients whose breaker is open
 }
 
-func newMetrics(replayEntries func() int) *metrics {
+func newMetrics(now func() time.Time, replayEntries func() int) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -61,6 +63,7 @@ func newMetrics(replayEntries func() int) *metrics {
 			Help: "Unix time at which a key set from a jwks_file came into force last.",
 		}),
 		modes: map[gateMode]*atomic.Int64{modeEnforce: {}, modeReport: {}},
+		keys:  keysInForce{now: now},
 		redisSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "wallarm_gate_redis_seconds",
 			Help:    "Time that a request waited for the shared replay store, failed ones included.",
@@ -83,7 +86,7 @@ func newMetrics(replayEntries func() int) *metrics {
 		Name: "wallarm_gate_redis_breaker_open",
 		Help: "Shared replay stores that are not asked at the moment: they failed, or may evict.",
 	}, func() float64 { return float64(m.redisOpen.Load()) }))
-	m.registry.MustRegister(m.decisions, m.keyUses, m.seconds, m.age, m.reloadSuccess, m.reloadFailure, m.reloadTime,
+	m.registry.MustRegister(m.decisions, m.keyUses, m.seconds, m.age, m.reloadSuccess, m.reloadFailure, m.reloadTime, &m.keys,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "wallarm_gate_replay_entries",
 			Help: "Nonces that the replay store holds.",

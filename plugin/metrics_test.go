@@ -71,7 +71,7 @@ func TestMetrics(t *testing.T) {
 	want := []string{
 		"wallarm_gate_decision_seconds", "wallarm_gate_decisions_total", "wallarm_gate_evidence_age_seconds",
 		"wallarm_gate_jwks_last_reload_timestamp_seconds", "wallarm_gate_jwks_reload_failure_total",
-		"wallarm_gate_jwks_reload_success_total", "wallarm_gate_key_uses_total", "wallarm_gate_mode",
+		"wallarm_gate_jwks_reload_success_total", "wallarm_gate_key_expiry_timestamp_seconds", "wallarm_gate_key_uses_total", "wallarm_gate_mode",
 		"wallarm_gate_redis_breaker_open", "wallarm_gate_redis_local_fallbacks_total", "wallarm_gate_redis_operations_total",
 		"wallarm_gate_redis_seconds", "wallarm_gate_replay_entries",
 	}

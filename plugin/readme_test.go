@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -27,10 +28,13 @@ func TestReadmeIsComplete(t *testing.T) {
 			want = append(want, "| `"+path+"` |")
 		}
 	})
-	families, err := testGate().metrics.registry.Gather()
+	g := testGate()
+	c := configure(t, g, map[string]any{"jwks": newEdge(t).inline})
+	families, err := g.metrics.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
+	runtime.KeepAlive(c)
 	for _, f := range families {
 		want = append(want, f.GetName())
 	}
