@@ -15,8 +15,9 @@ var errOpen = errors.New("a door is open")
 
 // checkFile writes the findings about the declarative file at path to w. It
 // returns errOpen for a way to an upstream that does not pass the gate, and
-// another error for a file that it cannot judge.
-func checkFile(path string, w io.Writer) error {
+// another error for a file that it cannot judge. With allowReport a gate in
+// report mode is no open door.
+func checkFile(path string, allowReport bool, w io.Writer) error {
 	data, err := readRegular(path, kongfile.MaxSize)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
@@ -24,6 +25,9 @@ func checkFile(path string, w io.Writer) error {
 	r, err := kongfile.Check(data)
 	if err != nil {
 		return fmt.Errorf("check %s: %w", path, err)
+	}
+	if allowReport {
+		r.AllowReport()
 	}
 	r.Fprint(w)
 	if r.Open() {

@@ -51,6 +51,7 @@ type options struct {
 	version       bool
 	install       string
 	check         string
+	allowReport   bool
 	metricsListen string
 	statusURL     string
 }
@@ -61,6 +62,7 @@ func parseOptions(flags *flag.FlagSet, args []string) (o options, err error) {
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	flags.StringVar(&o.install, "install", "", "write the binary, evidence.conf and wallarm-gate.json into `DIR` and exit")
 	flags.StringVar(&o.check, "check", "", "check the declarative configuration in `FILE` for open doors and exit")
+	flags.BoolVar(&o.allowReport, "allow-report", false, "with -check: a gate in report mode is no open door")
 	flags.StringVar(&o.metricsListen, "metrics-listen", "", "serve /metrics, /livez and /readyz on `ADDR` (host:port)")
 	flags.StringVar(&o.statusURL, "kong-status-url", "", "`URL` of Kong's /status/ready, which /readyz asks too")
 
@@ -109,6 +111,9 @@ func (o *options) validate(rest []string) error {
 	}
 	if commands > 1 {
 		return errors.New("only one of -dump, -version, -install and -check may be given")
+	}
+	if o.allowReport && o.check == "" {
+		return errors.New("-allow-report needs -check, whose findings it changes")
 	}
 	if o.metricsListen != "" {
 		if _, port, err := net.SplitHostPort(o.metricsListen); err != nil || port == "" {
@@ -161,7 +166,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	case o.check != "":
-		switch err := checkFile(o.check, stdout); {
+		switch err := checkFile(o.check, o.allowReport, stdout); {
 		case errors.Is(err, errOpen):
 			return exitFailure // the findings have been printed
 		case err != nil:

@@ -60,8 +60,10 @@ func TestCommandLine(t *testing.T) {
 		return path
 	}
 	open := write("open.yml", "_format_version: '3.0'\nservices:\n- name: a\n  url: http://a.internal\n  routes:\n  - paths: [/]\n")
-	closed := write("closed.yml", "_format_version: '3.0'\nservices:\n- name: a\n  url: http://a.internal\n  routes:\n  - name: r\n    paths: [/]\n"+
-		"plugins:\n- name: wallarm-gate\n  config:\n    jwks_file: /etc/keys.json\n")
+	const gated = "_format_version: '3.0'\nservices:\n- name: a\n  url: http://a.internal\n  routes:\n  - name: r\n    paths: [/]\n" +
+		"plugins:\n- name: wallarm-gate\n  config:\n    jwks_file: /etc/keys.json\n"
+	closed := write("closed.yml", gated)
+	reporting := write("reporting.yml", gated+"    mode: report\n")
 	for _, c := range []struct {
 		name           string
 		args           []string
@@ -81,6 +83,10 @@ func TestCommandLine(t *testing.T) {
 		{"status url alone", []string{"-kong-status-url", "http://127.0.0.1:8100/status/ready"}, 2, "", "needs -metrics-listen"},
 		{"check: open", []string{"-check", open}, 1, "", ""},
 		{"check: closed", []string{"-check", closed}, 0, "", ""},
+		{"check: report", []string{"-check", reporting}, 1, "", ""},
+		{"check: report, allowed", []string{"-check", reporting, "-allow-report"}, 0, "", ""},
+		{"check: open, report allowed", []string{"-check", open, "-allow-report"}, 1, "", ""},
+		{"allowed without a check", []string{"-allow-report"}, 2, "", "-allow-report needs -check"},
 		{"check: no file", []string{"-check", filepath.Join(dir, "none.yml")}, 2, "", "none.yml: no such file"},
 		{"check: a folder", []string{"-check", dir}, 2, "", "not a regular file"},
 		{"check: no YAML", []string{"-check", write("bad.yml", "a: [")}, 2, "", "bad.yml"},
