@@ -446,7 +446,9 @@ func TestRoll(t *testing.T) {
 		"a route":               {"services: [{name: shop, url: http://shop, routes: [{name: shop, paths: [/new]}]}]", true},
 		"the gate":              {"gate: {config: {max_age: 31}}", true},
 		"the revision":          {`configRevision: "2"`, true},
-		"the public keys":       {`gate: {keys: {jwks: '{"keys":[]}'}}`, false}, // re-read by the plugin
+		"a number for it":       {`configRevision: 20261123`, true},
+		"the public keys":       {`gate: {keys: {jwks: '{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"edge-2","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'}}`, false}, // re-read by the plugin
+		"the Deployment's own":  {"deploymentAnnotations: {secret.reloader.stakater.com/reload: gateway-tls}", false},
 		"the number of pods":    {"replicaCount: 3", false},
 		"the NLB's annotations": {"service: {annotations: {a: b}}", false},
 	} {
@@ -456,6 +458,9 @@ func TestRoll(t *testing.T) {
 				t.Errorf("%s: before %s, after %s", name, base, got)
 			}
 		})
+	}
+	if got := render(t, "configRevision: 20261123\ndeploymentAnnotations: {a: b}", "minimal").Deployment; got.Spec.Template.Annotations["wallarm-gate/config-revision"] != "20261123" || got.Annotations["a"] != "b" {
+		t.Errorf("annotations %v and %v", got.Annotations, got.Spec.Template.Annotations)
 	}
 	if annotations("", "secret") == annotations(`configRevision: "8"`, "secret") {
 		t.Error("configRevision does not roll the pods of an existing Secret")
@@ -606,9 +611,10 @@ func TestNotes(t *testing.T) {
 		"replay off":              {"gate: {config: {replay: {store: \"off\"}}}", "minimal", nil},
 		"autoscaled":              {"", "image", []string{"weaker gate of their own: sockets", "12 pods do not share a replay store"}},
 		"nlb":                     {"", "nlb", []string{"2 pods do not share a replay store", "from the NLB to Kong is not encrypted"}},
-		"report":                  {"", "report", []string{"the gate only reports", "no init container checks"}},
+		"report":                  {"", "report", []string{"the gate only reports"}},
+		"a route reports":         {"replicaCount: 1\nallowWeakerRoutes: [r]\n" + onRoute("{mode: report}"), "minimal", []string{"weaker gate of their own: r", "the gate of a route or service only reports"}},
 		"no policy":               {"", "secret", []string{"2 pods do not share a replay store", "networkPolicy.enabled is false"}},
-		"report, existing Secret": {"{replicaCount: 1, gate: {config: {mode: report}}, networkPolicy: {enabled: true, upstreams: [{cidr: 10.0.0.0/8, ports: [80]}]}}", "secret", []string{"the gate only reports", "no init container checks"}},
+		"report, existing Secret": {"{replicaCount: 1, gate: {config: {mode: report}}, networkPolicy: {enabled: true, upstreams: [{cidr: 10.0.0.0/8, ports: [80]}]}}", "secret", []string{"the gate only reports"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -80,6 +80,7 @@ var refusals = map[string]struct{ values, want string }{
 	"three sources of keys":    {"gate: {keys: {existingSecret: k, existingConfigMap: c}}", "gate.keys has 3 sources"},
 	"keys that are none":       {"gate: {keys: {jwks: hello}}", "gate.keys.jwks is no JWK Set"},
 	"a key alone":              {`gate: {keys: {jwks: '{"kty":"OKP"}'}}`, "gate.keys.jwks is no JWK Set"},
+	"a set without keys":       {`gate: {keys: {jwks: '{"keys":[]}'}}`, "gate.keys.jwks holds no key: the gate would refuse every request"},
 	"a private key":            {`gate: {keys: {jwks: '{"keys":[{"kty":"OKP","kid":"k1","d":"AA","x":"AA"}]}'}}`, "gate.keys.jwks holds a secret or private key (k1)"},
 	"a shared key":             {`gate: {keys: {jwks: '{"keys":[{"kty":"oct","kid":"k2","k":"AA"}]}'}}`, "gate.keys.jwks holds a secret or private key (k2)"},
 	"token without tokens":     {"gate: {keys: {jwks: ''}, config: {proof: token, require_inspection: any}}", "gate.config.proof is token: set gate.tokens.existingSecret and gate.tokens.keys, or gate.tokens.externalSecrets"},
@@ -105,6 +106,19 @@ var refusals = map[string]struct{ values, want string }{
 	"no edge":                   {"edgeCidrs: []", "edgeCidrs is empty"},
 	"everybody is the edge":     {"edgeCidrs: [10.0.0.0/8, 0.0.0.0/0]", "edgeCidrs holds 0.0.0.0/0"},
 	"everybody is the edge, v6": {"edgeCidrs: ['::/0']", "edgeCidrs holds ::/0"},
+	"half of everybody":         {"edgeCidrs: [10.0.0.0/8, 128.0.0.0/1]", "edgeCidrs holds 128.0.0.0/1: Kong would believe everybody's X-Forwarded-For"},
+	"an address in a network":   {"edgeCidrs: [10.200.31.7/20]", "edgeCidrs holds 10.200.31.7/20, an address in a network: name the network, 10.200.16.0/20"},
+	"an NLB that is no network": {"loadBalancerCidrs: [10.0.0.0/24, 300.1.2.0/24]", "loadBalancerCidrs holds 300.1.2.0/24, which is no CIDR such as 10.0.0.0/16"},
+	"too many bits":             {"edgeCidrs: [10.0.0.0/33]", "edgeCidrs holds 10.0.0.0/33, which is no CIDR"},
+	"too few numbers":           {"edgeCidrs: [10.0/16]", "edgeCidrs holds 10.0/16, which is no CIDR"},
+	"too many bits, v6":         {"edgeCidrs: ['2001:db8::/129']", "edgeCidrs holds 2001:db8::/129, which is no CIDR such as 2001:db8::/32"},
+	"sources that are none":     {"gate: {config: {allowed_sources: [10.0.16.5/20]}}", "gate.config.allowed_sources holds 10.0.16.5/20, an address in a network: name the network, 10.0.16.0/20"},
+	"sources of an exemption":   {"gate: {config: {exempt: [{path: /healthz}, {path: /a, sources: [10.0.0.0/8, 10.0.0.1/31]}]}}", "gate.config.exempt.sources holds 10.0.0.1/31, an address in a network"},
+	"an upstream that is none":  {"networkPolicy: {upstreams: [{cidr: 10.1.2.3/16, ports: [1]}]}", "networkPolicy.upstreams holds 10.1.2.3/16, an address in a network"},
+	"all sources of the NLB":    {"service: {loadBalancerSourceRanges: [1.2.3.4/31, 1.2.3.5/31]}", "service.loadBalancerSourceRanges holds 1.2.3.5/31"},
+	"everything is exempt":      {"gate: {config: {exempt: [{path: '/*'}]}}", "gate.config.exempt has the path /*: it must be such as /healthz"},
+	"an exempt dot segment":     {"gate: {config: {exempt: [{path: /a/../b}]}}", "gate.config.exempt has the path /a/../b"},
+	"an exempt escape":          {"gate: {config: {exempt: [{path: /a%2fb}]}}", "gate.config.exempt has the path /a%2fb"},
 	"no load balancer":          {"loadBalancerCidrs: []", "loadBalancerCidrs is empty"},
 	"no upstream":               {"networkPolicy: {upstreams: []}", "networkPolicy.upstreams is empty"},
 	"a peer of two kinds":       {"networkPolicy: {upstreams: [{cidr: 10.0.0.0/8, namespace: shop, ports: [1]}]}", "networkPolicy has the peer"},
@@ -332,40 +346,62 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-func isCheck(c corev1.Container) bool { return slices.Contains(c.Command, "-check") }
+// checkAtStart runs the check of the init container that refuses open doors.
+func checkAtStart(t *testing.T, m *manifests) *kongfile.Report {
+	t.Helper()
+	containers := m.Deployment.Spec.Template.Spec.InitContainers
+	i := slices.IndexFunc(containers, func(c corev1.Container) bool { return slices.Contains(c.Command, "-check") })
+	if i < 0 {
+		t.Fatal("no init container checks the configuration")
+	}
+	report, err := kongfile.Check([]byte(m.Secret.StringData["kong.yml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(containers[i].Command, "-allow-report") {
+		report.AllowReport()
+	}
+	return report
+}
 
-// Where the chart runs the check at start, its own judgement and the plugin's
-// agree: what renders with an enforcing gate and no allowed weaker route has no
-// open door.
+// The chart's own judgement and that of the check at start agree: what renders
+// has no open door, but for report mode where that is declared.
 func TestTheCheckAgrees(t *testing.T) {
 	t.Parallel()
 	for name, extra := range map[string]string{
 		"minimal": "", "nlb": "", "image": "", "weaker, allowed": "allowWeakerRoutes: [r]\n" + onRoute("{min_mode: 'off', allow_upgrade: true}"), "strict": onRoute("{}"), "stricter": onRoute("{max_age: 5}"),
 		"disabled": inline(strong, "- {name: wallarm-gate, enabled: false, route: r, config: {jwks_file: /k, mode: report}}"),
+		"report":   "", "a route reports": "allowWeakerRoutes: [r]\n" + onRoute("{mode: report}"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			file := "minimal"
-			if name == "nlb" || name == "image" {
+			if name == "nlb" || name == "image" || name == "report" {
 				file = name
 			}
 			m := render(t, extra, file)
-			if !slices.ContainsFunc(m.Deployment.Spec.Template.Spec.InitContainers, isCheck) {
-				t.Error("no init container checks the configuration")
-			}
-			report, err := kongfile.Check([]byte(m.Secret.StringData["kong.yml"]))
-			if err != nil || report.Open() {
-				t.Errorf("%v %+v\n%s", err, report, m.Secret.StringData["kong.yml"])
+			if report := checkAtStart(t, m); report.Open() {
+				t.Errorf("%+v\n%s", report, m.Secret.StringData["kong.yml"])
 			}
 		})
 	}
-	for name, m := range map[string]*manifests{
-		"report": render(t, "", "report"), "a route reports": render(t, "allowWeakerRoutes: [r]\n"+onRoute("{mode: report}"), "minimal"),
-		"Secret, report": render(t, "gate: {config: {mode: report}}", "secret"),
+	// Report mode that is not declared, and doors beside one that is.
+	for name, c := range map[string]struct {
+		extra, file string
+		allowed     bool
+	}{
+		"enforce": {"", "minimal", false}, "a Secret": {"", "secret", false},
+		"report": {"", "report", true}, "a Secret in report mode": {"gate: {config: {mode: report}}", "secret", true},
 	} {
-		if slices.ContainsFunc(m.Deployment.Spec.Template.Spec.InitContainers, isCheck) {
-			t.Errorf("%s: the check would refuse what is declared to be open", name)
+		for _, container := range render(t, c.extra, c.file).Deployment.Spec.Template.Spec.InitContainers {
+			if slices.Contains(container.Command, "-check") && slices.Contains(container.Command, "-allow-report") != c.allowed {
+				t.Errorf("%s: %v, want -allow-report: %v", name, container.Command, c.allowed)
+			}
 		}
+	}
+	open := "plugins: [{name: some-login}]\nservices: [{name: s, url: http://s, routes: [{name: admin-api, paths: [/x]}]}, {name: admin, url: 'http://127.0.0.1:8001', routes: [{name: r, paths: [/r]}]}]"
+	if report := checkAtStart(t, render(t, open, "report")); !report.Open() {
+		t.Errorf("report mode hides a way to the admin API: %+v", report)
 	}
 }
 
@@ -385,6 +421,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"a mode that is none":           {"gate: {config: {mode: observe}}", "/gate/config/mode"},
 		"a status that lets pass":       {"gate: {config: {deny_status: 200}}", "/gate/config/deny_status"},
 		"a max_age without end":         {"gate: {config: {max_age: 301}}", "/gate/config/max_age"},
+		"a status that hangs up":        {"gate: {config: {deny_status: 444}}", "/gate/config/deny_status"},
+		"a revision that is a list":     {"configRevision: [1]", "/configRevision"},
 		"application 0":                 {"gate: {config: {applications: [0]}}", "/gate/config/applications"},
 		"an address for a CIDR":         {"edgeCidrs: [10.0.0.1]", "/edgeCidrs/0"},
 		"a stream route":                {"services: [{name: s, url: http://u, routes: [{name: r, protocols: [tcp]}]}]", "/services/0/routes/0/protocols/0"},
@@ -579,6 +617,12 @@ func TestGateConfigIsThePlugins(t *testing.T) {
 			tried++
 			try(path, e, true)
 			try(path, fmt.Sprint(e, "x"), false)
+		}
+		if p.MaxItems != nil {
+			tried++
+			entry := map[string]any{"applications": 1, "allowed_sources": "10.0.0.0/8", "exempt": map[string]any{"path": "/a"}}[path]
+			try(path, slices.Repeat([]any{entry}, *p.MaxItems), true)
+			try(path, slices.Repeat([]any{entry}, *p.MaxItems+1), false)
 		}
 		if p.Minimum != nil && p.Maximum != nil {
 			tried++

@@ -210,16 +210,16 @@
 {{- index (fromJson (include "wallarm-gate.globalConfig" .)) "mode" -}}
 {{- end }}
 
-{{/* Whether an init container checks the file for open doors: always, unless
-     a gate in it is declared to report only. */}}
-{{- define "wallarm-gate.checked" -}}
-{{- $checked := eq (include "wallarm-gate.mode" .) "enforce" -}}
+{{/* Whether a gate is declared to report only: then the check of the file at
+     start lets that pass. */}}
+{{- define "wallarm-gate.reports" -}}
+{{- $reports := ne (include "wallarm-gate.mode" .) "enforce" -}}
 {{- with include "wallarm-gate.document" . -}}
 {{- range fromJsonArray (include "wallarm-gate.gates" (fromYaml .)) -}}
-{{- if eq (toString .config.mode) "report" }}{{ $checked = false }}{{ end -}}
+{{- if eq (toString .config.mode) "report" }}{{ $reports = true }}{{ end -}}
 {{- end -}}
 {{- end -}}
-{{- if $checked }}true{{ end -}}
+{{- if $reports }}true{{ end -}}
 {{- end }}
 
 {{- define "wallarm-gate.declarativeSecret" -}}

@@ -36,6 +36,8 @@
 {{- $set := fromJson $k.jwks }}
 {{- if not (kindIs "slice" $set.keys) }}
 - gate.keys.jwks is no JWK Set: it must be JSON such as {"keys": [...]}
+{{- else if not $set.keys }}
+- gate.keys.jwks holds no key: the gate would refuse every request; put the output of gatectl keys public there
 {{- else }}
 {{- range $set.keys }}
 {{- if or .d .k (ne (toString .kty) "OKP") }}
@@ -265,8 +267,24 @@
 - edgeCidrs is empty: set it to the CIDRs of the subnets of the edge's tasks
 {{- end }}
 {{- range .Values.edgeCidrs }}
-{{- if hasSuffix "/0" . }}
+{{- if lt (splitList "/" . | last | atoi) 8 }}
 - edgeCidrs holds {{ . }}: Kong would believe everybody's X-Forwarded-For; name the subnets of the edge
+{{- end }}
+{{- end }}
+{{- $lists := dict "edgeCidrs" .Values.edgeCidrs "loadBalancerCidrs" .Values.loadBalancerCidrs "service.loadBalancerSourceRanges" .Values.service.loadBalancerSourceRanges "gate.config.allowed_sources" .Values.gate.config.allowed_sources -}}
+{{- range $e := .Values.gate.config.exempt }}{{ $_ := set $lists "gate.config.exempt.sources" (concat (get $lists "gate.config.exempt.sources" | default list) (default list $e.sources)) }}{{ end -}}
+{{- range $peer := list "upstreams" "redis" "metricsFrom" -}}
+{{- $cidrs := list -}}{{- range index $.Values.networkPolicy $peer }}{{ with .cidr }}{{ $cidrs = append $cidrs . }}{{ end }}{{ end -}}
+{{- $_ := set $lists (printf "networkPolicy.%s" $peer) $cidrs -}}
+{{- end -}}
+{{- range $name, $list := $lists }}{{ range $list }}
+{{- with include "wallarm-gate.badCidr" . }}
+- {{ $name }} holds {{ . }}
+{{- end }}
+{{- end }}{{ end }}
+{{- range .Values.gate.config.exempt }}
+{{- if or (not (regexMatch "^(/|(/[A-Za-z0-9._~-]+)+(/[*])?)$" .path)) (regexMatch "/[.]{1,2}(/|$)" .path) }}
+- gate.config.exempt has the path {{ .path }}: it must be such as /healthz, or a prefix such as /static/*, of letters, digits and . _ ~ -, without empty or dot segments
 {{- end }}
 {{- end }}
 {{- if .Values.networkPolicy.enabled }}
@@ -321,6 +339,25 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* What is wrong with a CIDR: numbers that no address has, or, over IPv4, an
+     address in a network. The plugin refuses every request rather than guess
+     which of the two was meant. */}}
+{{- define "wallarm-gate.badCidr" -}}
+{{- $bits := splitList "/" . | last -}}
+{{- if contains ":" . -}}
+{{- if gt (atoi $bits) 128 }}{{ . }}, which is no CIDR such as 2001:db8::/32{{ end -}}
+{{- else if not (regexMatch "^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.]|/)){4}(3[0-2]|[12]?[0-9])$" .) -}}
+{{ . }}, which is no CIDR such as 10.0.0.0/16
+{{- else -}}
+{{- $n := 0 -}}{{- range splitList "." (splitList "/" . | first) }}{{ $n = add (mul $n 256) (atoi .) }}{{ end -}}
+{{- $size := 1 -}}{{- range until (sub 32 (atoi $bits) | int) }}{{ $size = mul $size 2 }}{{ end -}}
+{{- if mod $n $size -}}
+{{- $n = sub $n (mod $n $size) -}}
+{{ . }}, an address in a network: name the network, {{ printf "%d.%d.%d.%d/%s" (div $n 16777216) (mod (div $n 65536) 256) (mod (div $n 256) 256) (mod $n 256) $bits }}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* Environment that the chart owns: what starts the gate, where Kong listens,
