@@ -34,7 +34,7 @@ type notice struct {
 func newGate(now func() time.Time) *gate {
 	g := &gate{now: now, notices: make(chan notice, 16)}
 	g.replay = &replayMemory{now: now}
-	g.metrics = newMetrics(now, g.replay.entries)
+	g.metrics = newMetrics(now, g.replay)
 	g.redis = &redisClients{dial: plainDialer.DialContext, metrics: g.metrics, notice: g.say}
 	g.files = &keyFiles{now: now, metrics: g.metrics, notice: g.notice}
 	return g
@@ -132,6 +132,13 @@ func (m *replayMemory) find(n evidence.Nonce, requestID string, now time.Time) (
 		}
 	}
 	return false, nil
+}
+
+// size returns the capacity, 0 before the first reserve.
+func (m *replayMemory) size() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.capacity
 }
 
 func (m *replayMemory) entries() int {

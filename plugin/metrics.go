@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
 type metrics struct {
@@ -29,7 +30,7 @@ type metrics struct {
 	redisOpen       atomic.Int64 // clients whose breaker is open
 }
 
-func newMetrics(now func() time.Time, replayEntries func() int) *metrics {
+func newMetrics(now func() time.Time, replay *replayMemory) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -90,7 +91,13 @@ func newMetrics(now func() time.Time, replayEntries func() int) *metrics {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "wallarm_gate_replay_entries",
 			Help: "Nonces that the replay store holds.",
-		}, func() float64 { return float64(replayEntries()) }))
+		}, func() float64 { return float64(replay.entries()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "wallarm_gate_replay_capacity",
+			Help: "Nonces that the replay store can hold; 0 before a configuration asks for it.",
+		}, func() float64 { return float64(replay.size()) }),
+		// Kong's container runs other processes: what this one takes is seen nowhere else.
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for mode, live := range m.modes {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "wallarm_gate_mode",

@@ -53,9 +53,14 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string // in their order
+	var names, process []string // in their order
 	for _, f := range families {
-		names = append(names, f.GetName())
+		switch name, _, _ := strings.Cut(f.GetName(), "_"); name {
+		case "wallarm":
+			names = append(names, f.GetName())
+		case "process":
+			process = append(process, f.GetName())
+		}
 		h := f.GetMetric()[0].GetHistogram()
 		switch f.GetName() {
 		case "wallarm_gate_evidence_age_seconds":
@@ -73,16 +78,23 @@ func TestMetrics(t *testing.T) {
 		"wallarm_gate_jwks_last_reload_timestamp_seconds", "wallarm_gate_jwks_reload_failure_total",
 		"wallarm_gate_jwks_reload_success_total", "wallarm_gate_key_expiry_timestamp_seconds", "wallarm_gate_key_uses_total", "wallarm_gate_mode",
 		"wallarm_gate_redis_breaker_open", "wallarm_gate_redis_local_fallbacks_total", "wallarm_gate_redis_operations_total",
-		"wallarm_gate_redis_seconds", "wallarm_gate_replay_entries",
+		"wallarm_gate_redis_seconds", "wallarm_gate_replay_capacity", "wallarm_gate_replay_entries",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("metrics %q", names)
+	}
+	// Alerts and dashboard rely on these.
+	for _, name := range []string{"process_cpu_seconds_total", "process_max_fds", "process_open_fds", "process_resident_memory_bytes", "process_start_time_seconds"} {
+		if runtime.GOOS == "linux" && !slices.Contains(process, name) {
+			t.Errorf("no %s among %q", name, process)
+		}
 	}
 	for name, want := range map[string]map[string]float64{
 		"wallarm_gate_decisions_total": {"allow ": 2, "deny unknown_key": 1, "deny missing_evidence": 1, "exempt ": 1, "report missing_evidence": 1},
 		"wallarm_gate_key_uses_total":  {"edge-1": 2}, // a stranger's key id is no label
 		"wallarm_gate_mode":            {"enforce": 1, "report": 1},
 		"wallarm_gate_replay_entries":  {"": 2},
+		"wallarm_gate_replay_capacity": {"": defaultCapacity},
 	} {
 		if got := counters(t, g, name); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s: %v, want %v", name, got, want)
@@ -120,6 +132,9 @@ func TestReplayMemoryGrows(t *testing.T) {
 	remember := func(n byte, id string) error {
 		return m.Remember(evidence.Nonce{n}, id, now, now.Add(time.Minute))
 	}
+	if n := m.size(); n != 0 {
+		t.Errorf("a capacity of %d that nobody asked for", n)
+	}
 	m.reserve(1000)
 	if err := remember(1, "a"); err != nil {
 		t.Fatal(err)
@@ -130,6 +145,9 @@ func TestReplayMemoryGrows(t *testing.T) {
 		t.Fatal("the same or a smaller capacity replaced the store")
 	}
 	m.reserve(2000)
+	if n := m.size(); n != 2000 {
+		t.Errorf("capacity %d", n)
+	}
 	for _, c := range []struct {
 		nonce byte
 		id    string

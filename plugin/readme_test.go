@@ -36,7 +36,9 @@ func TestReadmeIsComplete(t *testing.T) {
 	}
 	runtime.KeepAlive(c)
 	for _, f := range families {
-		want = append(want, f.GetName())
+		if strings.HasPrefix(f.GetName(), "wallarm_gate_") {
+			want = append(want, "`"+f.GetName())
+		}
 	}
 	// The ACL that the tests run with is the one that is documented.
 	want = append(want, "`ACL SETUSER "+strings.Replace(strings.TrimPrefix(redisACL, "user "), redisPassword, "PASSWORD", 1)+"`")

@@ -222,18 +222,10 @@ spec:
 {{- mul (trimSuffix (regexFind "[smh]$" .) . | int) (get (dict "s" 1 "m" 60 "h" 3600) (regexFind "[smh]$" .)) -}}
 {{- end }}
 
-{{/* A file of rules/, with what the gate was told in the place of its defaults:
-     the largest capacity, as one store serves the process. */}}
+{{/* A file of rules/, with what the gate was told in the place of its defaults. */}}
 {{- define "wallarm-gate.rules" -}}
 {{- $config := fromJson (include "wallarm-gate.globalConfig" .root) -}}
-{{- $capacity := dig "replay" "capacity" 1000000 $config | int -}}
-{{- with include "wallarm-gate.document" .root -}}
-{{- range fromJsonArray (include "wallarm-gate.gates" (fromYaml .)) -}}
-{{- $capacity = max $capacity (dig "replay" "capacity" 0 .config | int) -}}
-{{- end -}}
-{{- end -}}
 {{- .root.Files.Get (printf "rules/%s.yaml" .file)
-  | replace " 0.8 * 1e6" (printf " 0.8 * %d" $capacity)
   | replace " 0.7 * 30" (printf " 0.7 * %d" (int $config.max_age))
   | replace " -0.5 * 5" (printf " -0.5 * %d" (int $config.clock_skew))
   | replace "https://github.com/wallarm-gate/wallarm-gate/blob/main/docs/troubleshooting.md" .root.Values.monitoring.prometheusRule.runbookUrl -}}
