@@ -510,6 +510,7 @@ func startAttester(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	key.Expires = time.Now().Add(time.Hour)
 	set, err := evidence.NewKeySet(key)
 	if err != nil {
 		t.Fatal(err)

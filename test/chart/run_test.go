@@ -479,6 +479,7 @@ func newEdge(t *testing.T) *edge {
 	if err != nil {
 		t.Fatal(err)
 	}
+	key.Expires = time.Now().Add(time.Hour)
 	public, err := key.Public()
 	if err != nil {
 		t.Fatal(err)
