@@ -91,6 +91,9 @@ func (c *check) walk(n *node, path string, o owner) {
 		if path == "" && !slices.Contains(sections, key) && key != "consumer_groups" {
 			c.add(Note, quoteName(key)+at(v), "a section that the open-source Kong does not know; services, routes and plugins in it were looked at, nothing else")
 		}
+		if path == "" && key == "_info" && v.get("defaults") != nil {
+			c.add(Open, quoteName(key)+at(v), "has defaults, which decK writes into the entities and which are not applied here; check what is in force (deck gateway dump)")
+		}
 		collected := key == "services" || key == "routes" || key == "plugins" || key == "targets" && (path == "" || o.upstream != "")
 		if v.kind != kindList {
 			if collected {

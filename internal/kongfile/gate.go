@@ -46,6 +46,9 @@ func (c *check) gates() {
 		}
 		c.report.Gates++
 		c.gateConfig(p)
+		if p.get("_config") != nil {
+			c.add(Open, p.where, "takes fields from _plugin_configs, which decK writes into its config and which are not applied here; write them out, or check what is in force (deck gateway dump)")
+		}
 		if p.get("ordering") != nil {
 			c.add(Open, p.where, "has an ordering of its own: only the gate's own priority is known to run before every other plugin")
 		}
