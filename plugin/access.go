@@ -118,6 +118,9 @@ func (c *Config) judge(g *gate, kong asker) verdict {
 	}
 	v.byToken = c.verifier.Tokens != nil
 	v.att, v.reason = c.verifier.Verify(&r)
+	if store, ok := c.verifier.Replay.(*sharedStore); ok && v.reason == "" && store.forgotten(v.att.Created) {
+		v.reason, v.att.Detail = evidence.ReasonStaleEvidence, "created before the shared replay store began to remember"
+	}
 	v.detail = v.att.Detail
 	if v.byToken { // a token does not vouch for what only an attester states
 		v.att.Node, v.att.Inspection = "", evidence.InspectionUnknown

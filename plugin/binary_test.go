@@ -414,7 +414,10 @@ func BenchmarkBinary(b *testing.B) {
 			config["replay"] = replay
 		}
 		g := startGateway(b, true, config)
-		g.send(b, testPeer, "GET", signed(b, message(), key, time.Now()).bytes()) // an instance of the configuration
+		// An instance of the configuration, and the end of the second in which a server was started.
+		eventually(b, "a request passes", func() bool {
+			return g.send(b, testPeer, "GET", signed(b, message(), key, time.Now()).bytes()).Proxied
+		})
 		before, told := processorTime(g.host.Pid())
 		trips := 0
 		for b.Loop() {

@@ -35,7 +35,7 @@ func newGate(now func() time.Time) *gate {
 	g := &gate{now: now, notices: make(chan notice, 16)}
 	g.replay = &replayMemory{now: now}
 	g.metrics = newMetrics(now, g.replay)
-	g.redis = &redisClients{dial: plainDialer.DialContext, metrics: g.metrics, notice: g.say}
+	g.redis = &redisClients{now: now, dial: plainDialer.DialContext, metrics: g.metrics, notice: g.say}
 	g.files = &keyFiles{now: now, metrics: g.metrics, notice: g.notice}
 	return g
 }

@@ -38,6 +38,7 @@ const (
 	redisMaxRetries   = 3  // of a connection that the server closed while it was idle
 
 	noEviction = "noeviction"
+	readOnly   = "READONLY"
 )
 
 // The results of an operation, as the metric has them.
@@ -73,7 +74,9 @@ type redisClient struct {
 	client   *redis.Client
 	metrics  *metrics
 	notice   func(crit bool, line string)
+	server   serverWatch
 
+	lines    limiter
 	slots    chan struct{}
 	failures atomic.Int32
 	down     atomic.Pointer[redisError] // not nil: the breaker is open
@@ -82,17 +85,31 @@ type redisClient struct {
 	end      context.CancelFunc
 }
 
-func newRedisClient(settings redisSettings, dial func(context.Context, string, string) (net.Conn, error),
+func newRedisClient(settings redisSettings, now func() time.Time, dial func(context.Context, string, string) (net.Conn, error),
 	m *metrics, notice func(crit bool, line string)) *redisClient {
 	routeRedisLog()
 	c := &redisClient{
 		settings: settings, metrics: m, notice: notice,
+		server:  serverWatch{now: now},
 		slots:   make(chan struct{}, settings.poolSize*(1+redisWaiters)),
 		wake:    make(chan struct{}, 1),
 		checked: make(chan struct{}),
 	}
 	c.dialer = &redisDialer{settings: &c.settings, dial: dial}
-	c.client = redis.NewClient(&redis.Options{
+	options := c.options(settings.poolSize)
+	// No connection gets into the pool that leads to a server which may evict, or
+	// to another one than was noticed.
+	options.OnConnect = func(ctx context.Context, conn *redis.Conn) error { return c.look(ctx, conn) }
+	c.client = redis.NewClient(options)
+	ctx, end := context.WithCancel(context.Background())
+	c.end = end
+	go c.run(ctx)
+	return c
+}
+
+func (c *redisClient) options(connections int) *redis.Options {
+	settings := &c.settings
+	return &redis.Options{
 		Network: "tcp", Addr: settings.address, Dialer: c.dialer.connect,
 		Username: settings.username, Password: settings.password, DB: settings.database,
 		// What the library would send beside the commands needs rights, and
@@ -103,16 +120,39 @@ func newRedisClient(settings redisSettings, dial func(context.Context, string, s
 		ContextTimeoutEnabled: true, DialTimeout: redisDialTimeout,
 		ReadTimeout: redisCheckTimeout, WriteTimeout: redisCheckTimeout, PoolTimeout: redisCheckTimeout,
 		MaxRetries: -1, DialerRetries: 1,
-		PoolSize: settings.poolSize, PipelinePoolSize: -1,
+		PoolSize: connections, PipelinePoolSize: -1,
 		ReadBufferSize: 4 << 10, WriteBufferSize: 1 << 10, ConnMaxIdleTime: redisIdleTime,
-		// No connection to a server that may evict gets into the pool.
-		OnConnect: func(ctx context.Context, conn *redis.Conn) error { return checkEviction(ctx, conn) },
-	})
-	ctx, end := context.WithCancel(context.Background())
-	c.end = end
-	go c.run(ctx)
-	return c
+	}
 }
+
+// look finds out which server is at the end of a connection. When it is another
+// one than before, all connections are closed, this one too: some may lead to the
+// old server still, and what that one takes the new one will not know.
+func (c *redisClient) look(ctx context.Context, server redisAsker) error {
+	identity, err := askIdentity(ctx, server)
+	if err != nil {
+		return err
+	}
+	found := c.server.meet(identity)
+	if found != sightSame && identity.id == "" {
+		c.notice(false, c.where()+"the server does not tell its run_id (ACL: +info): a restart or a failover that loses nonces will not be noticed")
+	}
+	switch found {
+	case sightChanged:
+		c.notice(false, c.where()+"another server than before (a restart or a failover): evidence from before "+
+			c.server.gap.Load().since.UTC().Format(time.RFC3339)+" is stale")
+		c.dialer.closeAll()
+		return errServerChanged
+	case sightIgnored:
+		if suppressed, ok := c.lines.take("changes", time.Now()); ok {
+			c.notice(true, c.where()+fmt.Sprintf("the address leads to another server again and again, "+
+				"so that evidence can be used once at each (%d lines suppressed)", suppressed))
+		}
+	}
+	return nil
+}
+
+func (c *redisClient) where() string { return "replay store redis " + quote(c.settings.address) + ": " }
 
 // take puts the nonce into the store for requestID, or finds out whose it is:
 // holder is requestID itself if it was new or is the same request's. All of it
@@ -184,7 +224,7 @@ func (c *redisClient) key(n evidence.Nonce) string {
 	return c.settings.prefix + base64.RawURLEncoding.EncodeToString(n[:])
 }
 
-// again repeats f where the connection turned out to be closed. A SET whose
+// again repeats f where the connection turned out to be closed, by us or the server. A SET whose
 // answer was lost this way is found as the request's own.
 func again(ctx context.Context, f func() error) (err error) {
 	for range 1 + redisMaxRetries {
@@ -193,6 +233,7 @@ func again(ctx context.Context, f func() error) (err error) {
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
+		case errors.Is(err, errServerChanged), errors.Is(err, net.ErrClosed):
 		case errors.Is(err, io.EOF), errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout():
 		default:
 			return err
@@ -258,14 +299,13 @@ func (c *redisClient) run(ctx context.Context) {
 
 // settle opens or closes the breaker after a check, and says what has changed.
 func (c *redisClient) settle(failed *redisError, said string, first bool) string {
-	where := "replay store redis " + quote(c.settings.address) + ": "
 	if failed == nil {
 		c.failures.Store(0)
 		if c.down.Swap(nil) != nil {
 			c.metrics.redisOpen.Add(-1)
 		}
 		if said != "" {
-			c.notice(false, where+"in use again")
+			c.notice(false, c.where()+"in use again")
 		}
 		return ""
 	}
@@ -273,13 +313,15 @@ func (c *redisClient) settle(failed *redisError, said string, first bool) string
 		c.metrics.redisOpen.Add(1)
 	}
 	if failed.why != said {
-		c.notice(failed.result == redisUnusable || failed.result == redisRefused, where+failed.why)
+		c.notice(failed.result == redisUnusable || failed.result == redisRefused, c.where()+failed.why)
 	}
 	return failed.why
 }
 
 // check asks the server what a request would ask, in the time that a request
-// has, and whether it keeps what it is given.
+// has, and whether it keeps what it is given. For that it connects anew: where
+// the address leads to another server, established connections do not show it
+// while the old one lives.
 func (c *redisClient) check(ctx context.Context) (failed *redisError) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -292,12 +334,16 @@ func (c *redisClient) check(ctx context.Context) (failed *redisError) {
 	}
 	ask, cancel := context.WithTimeout(ctx, redisDialTimeout+redisCheckTimeout)
 	defer cancel()
-	if err := again(ask, func() error { return checkEviction(ask, c.client) }); err != nil {
+	anew := redis.NewClient(c.options(1))
+	defer anew.Close()
+	err := again(ask, func() error { return c.look(ask, anew) })
+	if err != nil && !errors.Is(err, errServerChanged) {
 		return c.explain(err, redisCheckTimeout)
 	}
 	ask, cancel = context.WithTimeout(ctx, c.settings.timeout)
 	defer cancel()
-	if err := c.client.Set(ask, c.settings.prefix+"check", "1", 2*redisCheckEvery).Err(); err != nil {
+	err = again(ask, func() error { return c.client.Set(ask, c.settings.prefix+"check", "1", 2*redisCheckEvery).Err() })
+	if err != nil {
 		return c.explain(err, c.settings.timeout)
 	}
 	return nil
@@ -313,16 +359,12 @@ func (e *evictionError) Error() string {
 	return "the server's maxmemory-policy is " + quote(e.policy) + ", which forgets nonces when memory is short: want " + noEviction
 }
 
-type redisAsker interface {
-	Info(ctx context.Context, sections ...string) *redis.StringCmd
-	ConfigGet(ctx context.Context, parameter string) *redis.MapStringStringCmd
-}
-
-// checkEviction returns an evictionError unless the server never evicts. INFO is
-// asked first: a managed server has no CONFIG, and a user needs fewer rights.
-func checkEviction(ctx context.Context, server redisAsker) error {
+// checkEviction returns an evictionError unless the server never evicts. The
+// section memory of INFO counts first: a managed server has no CONFIG, and a user
+// needs fewer rights.
+func checkEviction(ctx context.Context, memory *redis.StringCmd, server redisAsker) error {
 	const name = "maxmemory-policy"
-	info, err := server.Info(ctx, "memory").Result()
+	info, err := memory.Result()
 	var answer redis.Error
 	if err != nil && !errors.As(err, &answer) {
 		return err
@@ -359,7 +401,7 @@ func infoField(info, name string) string {
 // redisAnswers are the errors of a server that have a cause worth a sentence.
 var redisAnswers = map[string]string{
 	"OOM":         "the server is out of memory",
-	"READONLY":    "the server is a read-only replica: want the address of the primary",
+	readOnly:      "the server is a read-only replica: want the address of the primary",
 	"NOPERM":      "the user may not do what the gate needs",
 	"WRONGPASS":   "the server refuses the username or the password",
 	"NOAUTH":      "the server wants a password",
@@ -386,6 +428,10 @@ func (c *redisClient) explain(err error, limit time.Duration) *redisError {
 	switch {
 	case errors.As(err, &eviction):
 		return &redisError{result: redisUnusable, why: eviction.Error()}
+	case errors.Is(err, errReplica):
+		return &redisError{result: redisRefused, why: redisAnswers[readOnly] + " (" + readOnly + ")"}
+	case errors.Is(err, errServerChanged):
+		return &redisError{result: redisUnreachable, why: errServerChanged.Error()}
 	case errors.Is(err, errNoRedis):
 		return &redisError{result: redisUnusable, why: errNoRedis.Error()}
 	case errors.As(err, &record):

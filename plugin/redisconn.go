@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -121,6 +122,12 @@ type checkedConn struct {
 	net.Conn
 	raw   syscall.Conn // below TLS; nil where there is none
 	check replyCheck
+	gone  func() // when it is closed
+}
+
+func (c *checkedConn) Close() error {
+	c.gone()
+	return c.Conn.Close()
 }
 
 func (c *checkedConn) Write(p []byte) (int, error) {
@@ -151,6 +158,35 @@ type redisDialer struct {
 	settings *redisSettings
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	roots    atomic.Pointer[x509.CertPool] // nil: the system's
+
+	mu   sync.Mutex
+	open map[net.Conn]struct{} // the connections, below TLS
+}
+
+// closeAll breaks all connections. It does not wait for a peer, as the end of
+// TLS could.
+func (d *redisDialer) closeAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for conn := range d.open {
+		conn.Close()
+	}
+	clear(d.open)
+}
+
+func (d *redisDialer) opened(conn net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open == nil {
+		d.open = make(map[net.Conn]struct{})
+	}
+	d.open[conn] = struct{}{}
+}
+
+func (d *redisDialer) closed(conn net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.open, conn)
 }
 
 // load reads the CA file, if there is one. Connections take what was read last.
@@ -177,17 +213,20 @@ func (d *redisDialer) connect(ctx context.Context, network, address string) (net
 		return nil, err
 	}
 	raw, _ := conn.(syscall.Conn)
+	plain := conn
+	d.opened(plain)
 	if d.settings.tls {
 		secure := tls.Client(conn, &tls.Config{
 			MinVersion: tls.VersionTLS12, ServerName: d.settings.serverName, RootCAs: d.roots.Load(),
 		})
 		if err := secure.HandshakeContext(ctx); err != nil {
+			d.closed(plain)
 			conn.Close()
 			return nil, &handshakeError{err}
 		}
 		conn = secure
 	}
-	return &checkedConn{Conn: conn, raw: raw}, nil
+	return &checkedConn{Conn: conn, raw: raw, gone: func() { d.closed(plain) }}, nil
 }
 
 // handshakeError is a TLS handshake that failed.

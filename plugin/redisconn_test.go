@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"testing"
+	"time"
 )
 
 var strangeReplies = map[string]string{
@@ -148,9 +150,22 @@ func FuzzReplyCheck(f *testing.F) {
 func FuzzInfoField(f *testing.F) {
 	f.Add("# Memory\r\nused_memory:1\r\nmaxmemory_policy:noeviction\r\n")
 	f.Add("maxmemory_policy:a:b\n")
+	f.Add("# Server\r\nrun_id:0123456789abcdef\r\nuptime_in_seconds:75\r\nrole:master\r\nmaster_replid:fedcba9876543210\r\n")
+	f.Add("role:slave\r\nuptime_in_seconds:4294967295\nuptime_in_seconds:1\n")
+	f.Add("role:slave \nrun_id: \n")
 	f.Fuzz(func(t *testing.T, info string) {
 		if v := infoField(info, "maxmemory_policy"); v != "" && !strings.Contains(info, "maxmemory_policy:"+v) {
 			t.Fatalf("%q", v)
+		}
+		r, err := readIdentity(info, info)
+		run, history, _ := strings.Cut(r.id, " ")
+		switch {
+		case (err != nil) != (infoField(info, "role") == "slave"):
+			t.Fatalf("%v", err)
+		case r.uptime < -1 || r.uptime > math.MaxUint32*time.Second || err == nil && r.uptime >= 0 && !strings.Contains(info, "uptime_in_seconds:"):
+			t.Fatalf("%v", r.uptime)
+		case r.id != "" && (!strings.Contains(info, run) || !strings.Contains(info, strings.TrimRight(history, "\r "))):
+			t.Fatalf("%q", r.id)
 		}
 	})
 }

@@ -295,10 +295,15 @@ func (p *proxy) reset() {
 
 // turn leads new connections to another server, and breaks the old ones.
 func (p *proxy) turn(target string) {
-	p.mu.Lock()
-	p.target = target
-	p.mu.Unlock()
+	p.lead(target)
 	p.reset()
+}
+
+// lead leads new connections to another server, and leaves the old ones.
+func (p *proxy) lead(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
 }
 
 // commands returns what was sent since the last call, without the checks.

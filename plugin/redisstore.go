@@ -69,12 +69,27 @@ func (s *sharedStore) Remember(n evidence.Nonce, requestID string, now, until ti
 	return nil
 }
 
+// forgotten reports whether evidence of that creation time, which Remember has
+// taken for new, has to be refused: it may have been used at another node, and
+// the server have lost it. That is one of the cases in which the server cannot
+// decide, so with on_error local this process has.
+func (s *sharedStore) forgotten(created time.Time) bool {
+	if !s.keepAlive.client.server.forgotten(created) {
+		return false
+	}
+	if s.fallback {
+		s.fellBack()
+	}
+	return !s.fallback
+}
+
 // redisHandle is what configurations hold of a client: when the last one has
 // gone, so has the handle, and the client is closed.
 type redisHandle struct{ client *redisClient }
 
 // redisClients are the clients of the process, one for equal settings.
 type redisClients struct {
+	now     func() time.Time
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	metrics *metrics
 	notice  func(crit bool, line string)
@@ -106,7 +121,7 @@ func (r *redisClients) find(settings redisSettings) *redisHandle {
 			return h
 		}
 	}
-	h := &redisHandle{newRedisClient(settings, r.dial, r.metrics, r.notice)}
+	h := &redisHandle{newRedisClient(settings, r.now, r.dial, r.metrics, r.notice)}
 	runtime.AddCleanup(h, (*redisClient).close, h.client)
 	if r.bySettings == nil {
 		r.bySettings = make(map[redisSettings]weak.Pointer[redisHandle])
