@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -108,6 +109,88 @@ func FuzzWire(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, method, target, host, fields, body string) {
 		limited(t, func() { one(t, method, target, host, fields, body) })
+	})
+}
+
+// FuzzAnswer: whatever bytes a gateway sends, the client gets what net/http's own
+// client would read, whole, or an answer that is not, or the attester's 502; and
+// nothing behind it.
+func FuzzAnswer(f *testing.F) {
+	for _, answer := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-A\r\n\r\n2;x=y\r\nok\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\nX: a\r\n b\r\n\r\n0\r\n\r\n",
+		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Length: 1\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+		"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		"HTTP/1.1 999 x\nConnection: close, content-length\nContent-Length: 1\n\na",
+		"HTTP/1.1 099 x\r\n\r\n", "HTTP/1.1 200\r\n\r\n", "SSH-2.0-x\r\n", "",
+	} {
+		f.Add(answer, false)
+		f.Add(answer, true)
+	}
+	var answer atomic.Pointer[string]
+	backend := rawBackend(f, func(_ int, c net.Conn, r *bufio.Reader) {
+		if _, err := readHead(r); err == nil {
+			io.WriteString(c, *answer.Load())
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, r) // a reset would take the answer away
+		}
+	})
+	r := start(f, options{backend: backend, alg: evidence.AlgHMACSHA256, env: map[string]string{"LOG_LEVEL": "error"}})
+	one := func(t *testing.T, said string, head bool) {
+		req := &http.Request{Method: http.MethodGet}
+		if head {
+			req.Method = http.MethodHead
+		}
+		code, body, whole, refused := http.StatusBadGateway, "", false, true
+		for in := bufio.NewReaderSize(strings.NewReader(said), 16<<10); ; {
+			res, err := http.ReadResponse(in, req)
+			if err != nil || res.StatusCode < 100 || res.StatusCode == http.StatusSwitchingProtocols {
+				break
+			}
+			if res.StatusCode >= 200 {
+				read, err := io.ReadAll(res.Body)
+				code, body, whole, refused = res.StatusCode, string(read), err == nil, false
+				break
+			}
+		}
+
+		answer.Store(&said)
+		conn, err := net.DialTimeout("tcp", r.addr("listen"), fuzzLimit/2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(fuzzLimit / 2))
+		io.WriteString(conn, req.Method+" / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"+statement+"\r\n")
+		in := bufio.NewReader(conn)
+		res, err := http.ReadResponse(in, req)
+		if err == nil {
+			var got []byte
+			got, err = io.ReadAll(res.Body)
+			switch {
+			case res.StatusCode != code:
+				t.Errorf("answer %d, want %d", res.StatusCode, code)
+			case err == nil && whole && string(got) != body:
+				t.Errorf("body %q, want %q", got, body)
+			}
+			if more, _ := io.ReadAll(in); len(more) > 0 {
+				t.Errorf("%q behind the answer", more)
+			}
+		}
+		if isTimeout(err) || err != nil && (whole || refused) || err == nil && !whole && !refused {
+			t.Errorf("%d %q, whole %v, comes as %+v, %v", code, body, whole, res, err)
+		}
+		if log := r.log.String(); strings.Contains(log, `"msg":"panic"`) {
+			t.Fatal(log)
+		}
+	}
+	f.Fuzz(func(t *testing.T, said string, head bool) {
+		limited(t, func() { one(t, said, head) })
 	})
 }
 
