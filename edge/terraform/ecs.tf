@@ -83,7 +83,7 @@ locals {
       ATTESTER_SHUTDOWN_TIMEOUT  = "${local.drain}s"
     },
     var.gateway_allow_plaintext ? { ATTESTER_ALLOW_PLAINTEXT = "true" } : {},
-    var.gateway_ca_pem == null ? {} : { ATTESTER_BACKEND_CA = var.gateway_ca_pem },
+    var.gateway_ca_pem == null ? {} : { ATTESTER_BACKEND_CA = local.valid.gateway_ca_pem ? var.gateway_ca_pem : "refused" },
     var.gateway_server_name == null ? {} : { ATTESTER_BACKEND_SERVER_NAME = var.gateway_server_name },
   )
 
@@ -168,6 +168,23 @@ resource "aws_ecs_task_definition" "this" {
   runtime_platform {
     operating_system_family = "LINUX"
     cpu_architecture        = var.cpu_architecture
+  }
+
+  lifecycle {
+    precondition {
+      condition     = local.valid.wallarm_api_token_secret_arn
+      error_message = "wallarm_api_token_secret_arn must be the full ARN of a secret, with its six last characters, and optionally :json-key:version-stage:version-id."
+    }
+
+    precondition {
+      condition     = local.valid.signing_jwks_secret_arn
+      error_message = "signing_jwks_secret_arn must be the full ARN of a secret, with its six last characters, and optionally :json-key:version-stage:version-id."
+    }
+
+    precondition {
+      condition     = local.valid.gateway_ca_pem
+      error_message = "gateway_ca_pem must be PEM certificates, at most 16 KiB, and no private key."
+    }
   }
 }
 

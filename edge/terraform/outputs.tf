@@ -76,7 +76,8 @@ locals {
   gateway_peers = var.gateway_sees == "task" ? local.task_cidrs : var.gateway_cidrs
 
   # Kong resolves the reference from the environment variable WALLARM_GATE_JWKS.
-  verification_keys = coalesce(var.verification_jwks, "{vault://env/wallarm-gate-jwks}")
+  verification_jwks = local.valid.verification_jwks ? var.verification_jwks : null
+  verification_keys = coalesce(local.verification_jwks, "{vault://env/wallarm-gate-jwks}")
 
   gate_plugin = {
     mode            = "enforce"
@@ -91,6 +92,11 @@ locals {
 output "gate_config" {
   description = "The plugin's entry for `plugins:` in a declarative kong.yml."
   value       = var.create ? yamlencode([{ name = "wallarm-gate", config = local.gate_plugin }]) : null
+
+  precondition {
+    condition     = !var.create || local.valid.verification_jwks
+    error_message = "verification_jwks must be a JWK Set of public Ed25519 keys (kty OKP, a kid, no d; gatectl keys public): it is shown in outputs and in the state."
+  }
 }
 
 output "gate_trusted_ips" {
@@ -109,7 +115,7 @@ output "chart_values" {
         applications    = local.gate_plugin.applications
         allowed_sources = local.gateway_peers
       }
-      keys = { jwks = var.verification_jwks == null ? "" : var.verification_jwks }
+      keys = { jwks = local.verification_jwks == null ? "" : local.verification_jwks }
     }
   }) : null
 }

@@ -7,8 +7,23 @@ locals {
   create_signing_secret = var.create && var.signing_jwks_secret_arn == null
 
   # valueFrom of the container definitions: the ARN, with an optional :key:stage:version.
-  token_value_from   = local.create_token_secret ? one(aws_secretsmanager_secret.token[*].arn) : var.wallarm_api_token_secret_arn
-  signing_value_from = local.create_signing_secret ? one(aws_secretsmanager_secret.signing[*].arn) : var.signing_jwks_secret_arn
+  token_value_from   = local.create_token_secret ? one(aws_secretsmanager_secret.token[*].arn) : local.valid.wallarm_api_token_secret_arn ? var.wallarm_api_token_secret_arn : "arn:aws:secretsmanager:::secret:refused"
+  signing_value_from = local.create_signing_secret ? one(aws_secretsmanager_secret.signing[*].arn) : local.valid.signing_jwks_secret_arn ? var.signing_jwks_secret_arn : "arn:aws:secretsmanager:::secret:refused"
+}
+
+# Values that are no secrets, where a secret may be put by mistake: the token or the keys in the
+# place of their ARN, the private set in that of the public one, a private key for a certificate.
+# What is not as it must be goes nowhere, and is refused by the preconditions of the task definition
+# and of gate_config, whose messages show "valid" only.
+locals {
+  secret_arn = "^arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{6}(:[^:]*:[^:]*:[^:]*)?$"
+
+  valid = {
+    wallarm_api_token_secret_arn = var.wallarm_api_token_secret_arn == null ? true : can(regex(local.secret_arn, var.wallarm_api_token_secret_arn))
+    signing_jwks_secret_arn      = var.signing_jwks_secret_arn == null ? true : can(regex(local.secret_arn, var.signing_jwks_secret_arn))
+    gateway_ca_pem               = var.gateway_ca_pem == null ? true : can(regex("-----BEGIN CERTIFICATE-----", var.gateway_ca_pem)) && !can(regex("PRIVATE KEY", var.gateway_ca_pem)) && length(var.gateway_ca_pem) <= 16384
+    verification_jwks            = var.verification_jwks == null ? true : try(length(jsondecode(var.verification_jwks).keys) > 0 && alltrue([for k in jsondecode(var.verification_jwks).keys : k.kty == "OKP" && k.crv == "Ed25519" && length(k.kid) > 0 && !can(k.d)]), false)
+  }
 }
 
 resource "aws_secretsmanager_secret" "token" {

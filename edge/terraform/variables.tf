@@ -1,5 +1,6 @@
 # The module's inputs. Each refuses what AWS, the node or the attester would refuse later, with a
-# sentence that says what is allowed.
+# sentence that says what is allowed. Four of them do so in secrets.tf: Terraform's message about a
+# variable shows its value, which there may be a secret that belongs somewhere else.
 
 # General
 
@@ -80,8 +81,8 @@ variable "task_subnet_cidrs" {
   default     = null
 
   validation {
-    condition     = var.task_subnet_cidrs == null ? true : length(var.task_subnet_cidrs) > 0 && alltrue([for c in var.task_subnet_cidrs : can(cidrnetmask(c)) && !endswith(c, "/0")])
-    error_message = "task_subnet_cidrs must be IPv4 ranges such as 10.0.10.0/24, other than everybody."
+    condition     = var.task_subnet_cidrs == null ? true : length(var.task_subnet_cidrs) > 0 && alltrue([for c in var.task_subnet_cidrs : can(cidrnetmask(c)) && try(cidrhost(c, 0) == split("/", c)[0], false) && !endswith(c, "/0")])
+    error_message = "task_subnet_cidrs must be IPv4 ranges such as 10.0.10.0/24, without host bits and other than everybody."
   }
 }
 
@@ -92,8 +93,8 @@ variable "ingress_cidrs_ipv4" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for c in var.ingress_cidrs_ipv4 : can(cidrnetmask(c))])
-    error_message = "ingress_cidrs_ipv4 must be IPv4 ranges such as 203.0.113.0/24."
+    condition     = alltrue([for c in var.ingress_cidrs_ipv4 : can(cidrnetmask(c)) && try(cidrhost(c, 0) == split("/", c)[0], false)])
+    error_message = "ingress_cidrs_ipv4 must be IPv4 ranges such as 203.0.113.0/24, without host bits."
   }
 
   validation {
@@ -177,8 +178,8 @@ variable "wallarm_cloud_cidrs" {
   default     = null
 
   validation {
-    condition     = var.wallarm_cloud_cidrs == null ? true : length(var.wallarm_cloud_cidrs) > 0 && alltrue([for c in var.wallarm_cloud_cidrs : can(cidrnetmask(c))])
-    error_message = "wallarm_cloud_cidrs must be IPv4 ranges such as 34.96.64.17/32."
+    condition     = var.wallarm_cloud_cidrs == null ? true : length(var.wallarm_cloud_cidrs) > 0 && alltrue([for c in var.wallarm_cloud_cidrs : can(cidrnetmask(c)) && try(cidrhost(c, 0) == split("/", c)[0], false)])
+    error_message = "wallarm_cloud_cidrs must be IPv4 ranges such as 34.96.64.17/32, without host bits."
   }
 
   validation {
@@ -346,6 +347,11 @@ variable "health_check" {
   }
 
   validation {
+    condition     = alltrue([for n in values(var.health_check) : floor(n) == n])
+    error_message = "health_check: numbers must be whole."
+  }
+
+  validation {
     condition     = alltrue([for n in [var.health_check.healthy_threshold, var.health_check.unhealthy_threshold] : n >= 2 && n <= 10])
     error_message = "health_check: healthy_threshold and unhealthy_threshold must be 2 to 10."
   }
@@ -358,8 +364,8 @@ variable "deregistration_delay" {
   nullable    = false
 
   validation {
-    condition     = var.deregistration_delay >= 0 && var.deregistration_delay <= 3600
-    error_message = "deregistration_delay must be 0 to 3600 seconds."
+    condition     = var.deregistration_delay >= 0 && var.deregistration_delay <= 3600 && floor(var.deregistration_delay) == var.deregistration_delay
+    error_message = "deregistration_delay must be 0 to 3600 whole seconds."
   }
 }
 
@@ -764,8 +770,9 @@ variable "attester_environment" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for k in keys(var.attester_environment) : startswith(k, "ATTESTER_") && !contains(["ATTESTER_LISTEN", "ATTESTER_ALLOW_REMOTE", "ATTESTER_HEALTH_LISTEN", "ATTESTER_BACKEND_URL", "ATTESTER_ALLOW_PLAINTEXT", "ATTESTER_BACKEND_CA", "ATTESTER_BACKEND_SERVER_NAME", "ATTESTER_SIGNING_JWKS", "ATTESTER_SIGNING_JWKS_FILE", "ATTESTER_NODE_STATUS_URL", "ATTESTER_NODE_STOP_TIMEOUT", "ATTESTER_RESPONSE_TIMEOUT", "ATTESTER_SHUTDOWN_TIMEOUT"], k)])
-    error_message = "attester_environment must hold ATTESTER_* settings that the module does not set itself (not LISTEN, ALLOW_REMOTE, HEALTH_LISTEN, BACKEND_URL, ALLOW_PLAINTEXT, BACKEND_CA, BACKEND_SERVER_NAME, SIGNING_JWKS, SIGNING_JWKS_FILE, NODE_STATUS_URL, NODE_STOP_TIMEOUT, RESPONSE_TIMEOUT, SHUTDOWN_TIMEOUT)."
+    # The attester refuses to start with a variable that it does not know.
+    condition     = alltrue([for k in keys(var.attester_environment) : contains([for name in ["BACKEND_CA_FILE", "CLIENT_CERT_FILE", "CLIENT_KEY_FILE", "CONNECTION_MAX_AGE", "DIAL_TIMEOUT", "EARLY_HINTS", "EVIDENCE_LIFETIME", "IDLE_TIMEOUT", "LISTEN_IDLE_TIMEOUT", "LOG_LEVEL", "MAX_HEADER_BYTES", "MAX_IDLE_CONNECTIONS", "METRICS_LISTEN", "NODE_NAME", "NODE_READY_URL", "READY_CHECKS_BACKEND", "RELOAD_INTERVAL", "RULESET_MAX_AGE", "SHUTDOWN_DELAY", "STATUS_INTERVAL", "STATUS_MAX_AGE"] : "ATTESTER_${name}"], k)])
+    error_message = "attester_environment must hold ATTESTER_* settings of edge/attester/README.md that the module does not set itself (not LISTEN, ALLOW_REMOTE, HEALTH_LISTEN, BACKEND_URL, ALLOW_PLAINTEXT, BACKEND_CA, BACKEND_SERVER_NAME, SIGNING_JWKS, SIGNING_JWKS_FILE, NODE_STATUS_URL, NODE_STOP_TIMEOUT, RESPONSE_TIMEOUT, SHUTDOWN_TIMEOUT)."
   }
 }
 
@@ -795,17 +802,17 @@ variable "gateway_ca_pem" {
   description = "PEM certificates of the authorities that the gateway's certificate may come from; null: the system's."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.gateway_ca_pem == null ? true : can(regex("-----BEGIN CERTIFICATE-----", var.gateway_ca_pem)) && !can(regex("PRIVATE KEY", var.gateway_ca_pem)) && length(var.gateway_ca_pem) <= 16384
-    error_message = "gateway_ca_pem must be PEM certificates, at most 16 KiB, and no private key."
-  }
 }
 
 variable "gateway_server_name" {
   description = "Name in the gateway's certificate; null: the host of `gateway_url`."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.gateway_server_name == null ? true : can(regex("^[A-Za-z0-9._-]{1,253}$", var.gateway_server_name))
+    error_message = "gateway_server_name must be a host name such as kong.internal.example.com, without scheme and port."
+  }
 }
 
 variable "gateway_cidrs" {
@@ -815,8 +822,8 @@ variable "gateway_cidrs" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for c in var.gateway_cidrs : can(cidrnetmask(c))])
-    error_message = "gateway_cidrs must be IPv4 ranges such as 10.0.20.0/24."
+    condition     = alltrue([for c in var.gateway_cidrs : can(cidrnetmask(c)) && try(cidrhost(c, 0) == split("/", c)[0], false) && !endswith(c, "/0")])
+    error_message = "gateway_cidrs must be IPv4 ranges such as 10.0.20.0/24, without host bits and other than everybody."
   }
 
   validation {
@@ -855,11 +862,6 @@ variable "wallarm_api_token_secret_arn" {
   description = "Secret with Wallarm's API token (usage type Node deployment); null: the module creates one from `wallarm_api_token`."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.wallarm_api_token_secret_arn == null ? true : can(regex("^arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{6}(:[^:]*:[^:]*:[^:]*)?$", var.wallarm_api_token_secret_arn))
-    error_message = "wallarm_api_token_secret_arn must be the full ARN of a secret, with its six last characters, and optionally :json-key:version-stage:version-id."
-  }
 }
 
 variable "wallarm_api_token" {
@@ -891,11 +893,6 @@ variable "signing_jwks_secret_arn" {
   description = "Secret with the attester's signing keys, a JWK Set (`gatectl keys`); null: the module creates one from `signing_jwks`."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.signing_jwks_secret_arn == null ? true : can(regex("^arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{6}(:[^:]*:[^:]*:[^:]*)?$", var.signing_jwks_secret_arn))
-    error_message = "signing_jwks_secret_arn must be the full ARN of a secret, with its six last characters, and optionally :json-key:version-stage:version-id."
-  }
 }
 
 variable "signing_jwks" {
@@ -906,8 +903,8 @@ variable "signing_jwks" {
   ephemeral   = true
 
   validation {
-    condition     = !var.create || var.signing_jwks_secret_arn != null || try(length(jsondecode(var.signing_jwks).keys) > 0, false)
-    error_message = "signing_jwks must be given, a JWK Set with at least one key, unless signing_jwks_secret_arn is; it is needed at plan and again at apply."
+    condition     = !var.create || var.signing_jwks_secret_arn != null || try(anytrue([for k in jsondecode(var.signing_jwks).keys : can(k.d) || can(k.k)]), false)
+    error_message = "signing_jwks must be given, a JWK Set with a key that can sign (not the public set), unless signing_jwks_secret_arn is; it is needed at plan and again at apply."
   }
 }
 
@@ -927,11 +924,6 @@ variable "verification_jwks" {
   description = "The PUBLIC JWK Set that goes with the signing keys, for the gateway's configuration; null leaves a vault reference there."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.verification_jwks == null ? true : try(length(jsondecode(var.verification_jwks).keys) > 0 && alltrue([for k in jsondecode(var.verification_jwks).keys : k.kty == "OKP" && k.crv == "Ed25519" && length(k.kid) > 0 && !can(k.d)]), false)
-    error_message = "verification_jwks must be a JWK Set of public Ed25519 keys (kty OKP, a kid, no d): it is shown in outputs and in the state."
-  }
 }
 
 variable "secrets_kms_key_arn" {

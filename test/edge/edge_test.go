@@ -6,10 +6,12 @@ package edge
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -301,6 +303,65 @@ func TestMissingSecretIsRefused(t *testing.T) {
 	_, err := terraform.PlanContextE(t, t.Context(), o)
 	if err == nil || !strings.Contains(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "│", " ")), " "), "wallarm_api_token must be given") {
 		t.Errorf("plan without a token: %v", err)
+	}
+}
+
+// A secret in the place of what is none is refused, and no message repeats it: Terraform's own about
+// a variable would.
+func TestSwappedSecretIsNotShown(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	needStandIn(t)
+	e := examples(t)[0]
+	private := examples(t)[2].secrets["signing_jwks"]
+	dir := filepath.Join(copyModule(t), "examples", e.name)
+	terraform.InitContext(t, t.Context(), options(dir, nil))
+	for variable, want := range map[string]string{
+		"verification_jwks":            "verification_jwks must be a JWK Set of public Ed25519 keys",
+		"signing_jwks_secret_arn":      "signing_jwks_secret_arn must be the full ARN of a secret",
+		"wallarm_api_token_secret_arn": "wallarm_api_token_secret_arn must be the full ARN of a secret",
+	} {
+		vars := maps.Clone(e.vars)
+		vars[variable] = private
+		setVariables(t, dir, vars)
+		out, err := terraform.PlanContextE(t, t.Context(), options(dir, nil))
+		if err == nil {
+			t.Errorf("%s: the private keys were taken for it", variable)
+			continue
+		}
+		text := strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "│", " ")), " ")
+		if !strings.Contains(text, want) {
+			t.Errorf("%s: want %q, got %s", variable, want, text)
+		}
+		var set struct{ Keys []struct{ D string } }
+		if err := json.Unmarshal([]byte(private), &set); err != nil || len(set.Keys) != 1 || set.Keys[0].D == "" {
+			t.Fatalf("the private key set has no d: %v", err)
+		}
+		if strings.Contains(text+out, set.Keys[0].D) {
+			t.Errorf("%s: the message shows the private key", variable)
+		}
+	}
+}
+
+// The module takes the attester's settings that it does not set itself, and no others: the attester
+// refuses to start with a variable that it does not know.
+func TestAttesterEnvironment(t *testing.T) {
+	t.Parallel()
+	text := string(readFile(t, filepath.Join(root, "edge/terraform/variables.tf")))
+	list := regexp.MustCompile(`contains\(\[for name in \[("[^\]]+)\] : "ATTESTER_\$\{name\}"\], k\)`).FindStringSubmatch(text)
+	owned := regexp.MustCompile(`that the module does not set itself \(not ([A-Z_, ]+)\)`).FindStringSubmatch(text)
+	if list == nil || owned == nil {
+		t.Fatal("variables.tf does not name the settings of attester_environment")
+	}
+	got := strings.Split(strings.ReplaceAll(list[1], `"`, "")+", "+owned[1], ", ")
+	slices.Sort(got)
+	var want []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `ATTESTER_([A-Z_]+)`").FindAllStringSubmatch(string(readFile(t, filepath.Join(root, "edge/attester/README.md"))), -1) {
+		want = append(want, m[1])
+	}
+	slices.Sort(want)
+	if len(want) < 30 || !slices.Equal(got, want) {
+		t.Errorf("the module knows the settings\n%v\nthe attester\n%v", got, want)
 	}
 }
 

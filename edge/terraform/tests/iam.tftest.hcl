@@ -156,7 +156,7 @@ run "secrets_by_value" {
     wallarm_api_token_secret_arn = null
     signing_jwks_secret_arn      = null
     wallarm_api_token            = "0123456789abcdef0123456789abcdef"
-    signing_jwks                 = "{\"keys\":[{\"kty\":\"OKP\"}]}"
+    signing_jwks                 = "{\"keys\":[{\"kty\":\"OKP\",\"d\":\"ZA\"}]}"
     wallarm_api_token_version    = 3
   }
 
@@ -176,7 +176,7 @@ run "one_secret_by_value" {
 
   variables {
     signing_jwks_secret_arn = null
-    signing_jwks            = "{\"keys\":[{\"kty\":\"OKP\"}]}"
+    signing_jwks            = "{\"keys\":[{\"kty\":\"OKP\",\"d\":\"ZA\"}]}"
   }
 
   assert {

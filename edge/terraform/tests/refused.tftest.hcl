@@ -266,6 +266,96 @@ run "health_check_timeout" {
   expect_failures = [var.health_check]
 }
 
+run "task_subnet_with_host_bits" {
+  command = plan
+
+  variables {
+    task_subnet_cidrs = ["10.0.11.5/24"]
+  }
+
+  expect_failures = [var.task_subnet_cidrs]
+}
+
+run "gateway_with_host_bits" {
+  command = plan
+
+  variables {
+    gateway_cidrs = ["10.0.21.7/24"]
+  }
+
+  expect_failures = [var.gateway_cidrs]
+}
+
+run "gateway_is_everybody" {
+  command = plan
+
+  variables {
+    gateway_cidrs = ["0.0.0.0/0"]
+  }
+
+  expect_failures = [var.gateway_cidrs]
+}
+
+run "ingress_with_host_bits" {
+  command = plan
+
+  variables {
+    ingress_cidrs_ipv4 = ["203.0.113.9/24"]
+  }
+
+  expect_failures = [var.ingress_cidrs_ipv4]
+}
+
+run "cloud_with_host_bits" {
+  command = plan
+
+  variables {
+    wallarm_cloud_cidrs = ["34.96.64.17/24"]
+  }
+
+  expect_failures = [var.wallarm_cloud_cidrs]
+}
+
+run "gateway_server_name_with_a_scheme" {
+  command = plan
+
+  variables {
+    gateway_server_name = "https://kong.internal"
+  }
+
+  expect_failures = [var.gateway_server_name]
+}
+
+run "half_a_second_of_draining" {
+  command = plan
+
+  variables {
+    deregistration_delay = 1.5
+  }
+
+  expect_failures = [var.deregistration_delay]
+}
+
+run "half_a_second_between_checks" {
+  command = plan
+
+  variables {
+    health_check = { interval = 10.5 }
+  }
+
+  expect_failures = [var.health_check]
+}
+
+run "attester_environment_misspelt" {
+  command = plan
+
+  variables {
+    attester_environment = { ATTESTER_LOGLEVEL = "info" }
+  }
+
+  expect_failures = [var.attester_environment]
+}
+
 run "deregistration_delay" {
   command = plan
 
@@ -558,7 +648,7 @@ run "gateway_ca_is_a_key" {
     gateway_ca_pem = "-----BEGIN PRIVATE KEY-----"
   }
 
-  expect_failures = [var.gateway_ca_pem]
+  expect_failures = [aws_ecs_task_definition.this]
 }
 
 run "gateway_sees" {
@@ -590,7 +680,17 @@ run "secret_without_its_suffix" {
     wallarm_api_token_secret_arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token"
   }
 
-  expect_failures = [var.wallarm_api_token_secret_arn]
+  expect_failures = [aws_ecs_task_definition.this]
+}
+
+run "keys_in_the_place_of_their_arn" {
+  command = plan
+
+  variables {
+    signing_jwks_secret_arn = "{\"keys\":[{\"kty\":\"OKP\",\"kid\":\"a\",\"d\":\"ZA\"}]}"
+  }
+
+  expect_failures = [aws_ecs_task_definition.this]
 }
 
 run "no_token" {
@@ -624,6 +724,17 @@ run "signing_keys_are_no_set" {
   expect_failures = [var.signing_jwks]
 }
 
+run "signing_keys_are_public" {
+  command = plan
+
+  variables {
+    signing_jwks_secret_arn = null
+    signing_jwks            = "{\"keys\":[{\"kty\":\"OKP\",\"kid\":\"a\",\"x\":\"eA\"}]}"
+  }
+
+  expect_failures = [var.signing_jwks]
+}
+
 run "verification_key_is_private" {
   command = plan
 
@@ -631,7 +742,7 @@ run "verification_key_is_private" {
     verification_jwks = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"a\",\"x\":\"eA\",\"d\":\"ZA\"}]}"
   }
 
-  expect_failures = [var.verification_jwks]
+  expect_failures = [output.gate_config]
 }
 
 run "verification_key_is_shared" {
@@ -641,7 +752,7 @@ run "verification_key_is_shared" {
     verification_jwks = "{\"keys\":[{\"kty\":\"oct\",\"kid\":\"a\",\"k\":\"eA\"}]}"
   }
 
-  expect_failures = [var.verification_jwks]
+  expect_failures = [output.gate_config]
 }
 
 run "kms_alias" {
