@@ -4,6 +4,7 @@ package main
 // loads it.
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,13 +12,17 @@ import (
 	"github.com/wallarm-gate/wallarm-gate/internal/kongfile"
 )
 
-var errOpen = errors.New("a door is open")
+var (
+	errOpen      = errors.New("a door is open")
+	errNotCopied = errors.New("no door is open, but")
+)
 
 // checkFile writes the findings about the declarative file at path to w. It
 // returns errOpen for a way to an upstream that does not pass the gate, and
 // another error for a file that it cannot judge. With allowReport a gate in
-// report mode is no open door.
-func checkFile(path string, allowReport bool, w io.Writer) error {
+// report mode is no open door. What has none goes to copyTo, if that is set: Kong
+// may read its file again, after somebody has changed it.
+func checkFile(path, copyTo string, allowReport bool, w io.Writer) error {
 	data, err := readRegular(path, kongfile.MaxSize)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
@@ -32,6 +37,12 @@ func checkFile(path string, allowReport bool, w io.Writer) error {
 	r.Fprint(w)
 	if r.Open() {
 		return errOpen
+	}
+	if copyTo == "" {
+		return nil
+	}
+	if err := replaceFile(copyTo, bytes.NewReader(data), 0o600); err != nil { // it may hold secrets
+		return fmt.Errorf("%w: %w", errNotCopied, err)
 	}
 	return nil
 }

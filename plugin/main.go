@@ -52,6 +52,7 @@ type options struct {
 	install       string
 	check         string
 	allowReport   bool
+	copyTo        string
 	metricsListen string
 	statusURL     string
 }
@@ -63,6 +64,7 @@ func parseOptions(flags *flag.FlagSet, args []string) (o options, err error) {
 	flags.StringVar(&o.install, "install", "", "write the binary, evidence.conf and wallarm-gate.json into `DIR` and exit")
 	flags.StringVar(&o.check, "check", "", "check the declarative configuration in `FILE` for open doors and exit")
 	flags.BoolVar(&o.allowReport, "allow-report", false, "with -check: a gate in report mode is no open door")
+	flags.StringVar(&o.copyTo, "copy", "", "with -check: write what was checked to `FILE`, if no door is open")
 	flags.StringVar(&o.metricsListen, "metrics-listen", "", "serve /metrics, /livez and /readyz on `ADDR` (host:port)")
 	flags.StringVar(&o.statusURL, "kong-status-url", "", "`URL` of Kong's /status/ready, which /readyz asks too")
 
@@ -115,6 +117,9 @@ func (o *options) validate(rest []string) error {
 	if o.allowReport && o.check == "" {
 		return errors.New("-allow-report needs -check, whose findings it changes")
 	}
+	if o.copyTo != "" && o.check == "" {
+		return errors.New("-copy needs -check, which says what is copied")
+	}
 	if o.metricsListen != "" {
 		if _, port, err := net.SplitHostPort(o.metricsListen); err != nil || port == "" {
 			return fmt.Errorf("-metrics-listen is %s: want host:port, such as 127.0.0.1:9542", quote(o.metricsListen))
@@ -166,9 +171,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	case o.check != "":
-		switch err := checkFile(o.check, o.allowReport, stdout); {
+		switch err := checkFile(o.check, o.copyTo, o.allowReport, stdout); {
 		case errors.Is(err, errOpen):
 			return exitFailure // the findings have been printed
+		case errors.Is(err, errNotCopied):
+			return fail(exitFailure, err)
 		case err != nil:
 			return fail(exitUsage, err)
 		}

@@ -87,6 +87,9 @@ func TestCommandLine(t *testing.T) {
 		{"check: report, allowed", []string{"-check", reporting, "-allow-report"}, 0, "", ""},
 		{"check: open, report allowed", []string{"-check", open, "-allow-report"}, 1, "", ""},
 		{"allowed without a check", []string{"-allow-report"}, 2, "", "-allow-report needs -check"},
+		{"check: open, a copy", []string{"-check", open, "-copy", filepath.Join(dir, "open-copy.yml")}, 1, "", ""},
+		{"check: nowhere to copy to", []string{"-check", closed, "-copy", filepath.Join(dir, "none", "k.yml")}, 1, "", "no door is open, but: write "},
+		{"copied without a check", []string{"-copy", "k.yml"}, 2, "", "-copy needs -check"},
 		{"check: no file", []string{"-check", filepath.Join(dir, "none.yml")}, 2, "", "none.yml: no such file"},
 		{"check: a folder", []string{"-check", dir}, 2, "", "not a regular file"},
 		{"check: no YAML", []string{"-check", write("bad.yml", "a: [")}, 2, "", "bad.yml"},
@@ -106,5 +109,37 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("a secret is in %q", stderr)
 			}
 		})
+	}
+}
+
+// What is copied is what was checked, and nothing that was refused.
+func TestCheckCopies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, to := filepath.Join(dir, "kong.yml"), filepath.Join(dir, "checked.yml")
+	const closed = "_format_version: '3.0'\nplugins:\n- name: wallarm-gate\n  config:\n    jwks_file: /etc/keys.json\n"
+	const open = "_format_version: '3.0'\nservices:\n- name: a\n  url: http://a.internal\n  routes:\n  - paths: [/]\n"
+	for _, step := range []struct {
+		name, content string
+		code          int
+		copied        string
+	}{
+		{"open at first", open, exitFailure, ""},
+		{"not to be read", "a: [", exitUsage, ""},
+		{"closed", closed, exitOK, closed},
+		{"open afterwards", open, exitFailure, closed},
+		{"closed again", closed + "# b\n", exitOK, closed + "# b\n"},
+	} {
+		if err := os.WriteFile(file, []byte(step.content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		code, _, stderr := command(t, "-check", file, "-copy", to)
+		content, err := os.ReadFile(to)
+		if code != step.code || string(content) != step.copied || (err == nil) != (step.copied != "") {
+			t.Fatalf("%s: exit code %d (%s), copied %q (%v)", step.name, code, stderr, content, err)
+		}
+	}
+	if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v (%v): want it for its owner alone", info.Mode(), err)
 	}
 }
