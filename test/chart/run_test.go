@@ -873,6 +873,32 @@ func TestCheckRefusesToStart(t *testing.T) {
 	}
 }
 
+// A container of Kong that starts again does not come by the check: it must not read
+// what somebody has put into the Secret since.
+func TestKongReadsWhatWasChecked(t *testing.T) {
+	t.Parallel()
+	const closed = "_format_version: \"3.0\"\nplugins:\n- {name: wallarm-gate, config: {jwks_file: /k}}\n"
+	const open = "_format_version: \"3.0\"\nservices:\n- {name: s, url: http://u, routes: [{name: r, paths: [/]}]}\n"
+	m := render(t, "", "secret")
+	p := newPod(t, m, map[string]map[string]string{"kong-config": {"config.yml": closed}, "gateway-tls": {}})
+	if out, err := p.runInit(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	checks := m.Deployment.Spec.Template.Spec.InitContainers
+	p.write(p.path(&checks[len(checks)-1], "/etc/wallarm-gate/declarative/kong.yml"), open) // as the kubelet does
+	if out, err := p.runInit(); err == nil {
+		t.Fatalf("an open door: %s", out)
+	}
+	kong := m.kong(t)
+	got, err := os.ReadFile(p.path(kong, env(kong)["KONG_DECLARATIVE_CONFIG"]))
+	if err != nil || string(got) != closed {
+		t.Errorf("Kong would read %q (%v), want what was checked", got, err)
+	}
+	if slices.ContainsFunc(kong.VolumeMounts, func(v corev1.VolumeMount) bool { return v.Name == "declarative" }) {
+		t.Error("Kong sees what nobody has checked")
+	}
+}
+
 // The pod of helm test, with a real curl.
 func TestDirectRequestPod(t *testing.T) {
 	t.Parallel()

@@ -226,11 +226,14 @@ func (s *system) startPod(t testing.TB, o options, plans task, verifying *eviden
 	maps.Copy(env, o.pluginEnv)
 	env["PATH"], env["HOME"] = os.Getenv("PATH"), s.dir
 	s.kongFile = p.path(&p.kong, containerPath(t, p, "KONG_DECLARATIVE_CONFIG"))
+	p.prepare(t) // Kong reads what an init container has checked
 	file, err := os.ReadFile(s.kongFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.prepare(t)
+	if err := os.Chmod(s.kongFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(s.kongFile, []byte(p.here(&p.kong, string(file))), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -74,6 +74,7 @@ func (s *system) testPasses(t *testing.T) {
 		{name: "10 MB", method: "POST", target: "/v1/orders", lines: []string{"Content-Type: application/json", fmt.Sprintf("Content-Length: %d", tenMB)}, body: big, size: tenMB},
 		{name: "10 MB, chunked", method: "POST", target: "/v1/orders", lines: []string{"Content-Type: application/json", "Transfer-Encoding: chunked"}, body: fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", tenMB, big), size: tenMB},
 		{name: "Expect", method: "POST", target: "/v1/orders", lines: []string{"Content-Type: application/json", "Content-Length: 2", "Expect: 100-continue"}, body: "{}", size: 2},
+		{name: "an application that steers", method: "GET", target: "/steer?q=1"},
 		{name: "Latin-1 cookie", method: "GET", target: "/v1/orders", lines: []string{"Cookie: name=caf\xe9"}},
 		{name: "forged evidence is replaced", method: "GET", target: "/v1/orders", lines: []string{
 			"X-Wallarm-Mode: off", "X_Wallarm_Node: " + s.taskID, "X-Wallarm-Inspection: active", "Signature: wallarm=:AAAA:", "Connection: close, X-Wallarm-Mode",

@@ -299,7 +299,7 @@ func (b *beginning) Write(p []byte) (int, error) {
 // answer is the application.
 func answer(c net.Conn, s *seen) error {
 	path, query, _ := strings.Cut(s.target, "?")
-	status, more, body := "200 OK", "", "ok\n"
+	status, more, steer, body := "200 OK", "", "", "ok\n"
 	switch {
 	case path == "/sse":
 		return events(c)
@@ -308,6 +308,8 @@ func answer(c net.Conn, s *seen) error {
 		return err
 	case path == "/big":
 		body = strings.Repeat("x", 10_000_000)
+	case path == "/steer": // nginx would run the request once more, with this target
+		steer = "X-Accel-Redirect: /v1/orders?unsigned=1\r\n"
 	case strings.HasPrefix(path, "/status/"):
 		status = strings.TrimPrefix(path, "/status/") + " Test"
 	case path == "/slow":
@@ -322,7 +324,7 @@ func answer(c net.Conn, s *seen) error {
 	} else {
 		more = fmt.Sprintf("Content-Length: %d\r\n", len(body))
 	}
-	_, err := io.WriteString(c, "HTTP/1.1 "+status+"\r\nContent-Type: text/plain\r\n"+more+"\r\n"+body)
+	_, err := io.WriteString(c, "HTTP/1.1 "+status+"\r\nContent-Type: text/plain\r\n"+steer+more+"\r\n"+body)
 	return err
 }
 

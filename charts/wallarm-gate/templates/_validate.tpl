@@ -327,7 +327,7 @@
 {{- end }}
 {{- end }}
 {{- range .Values.extraVolumes }}
-{{- if has .name (list "kong-prefix" "tmp" "gate-run" "gate" "declarative" "keys" "tls" "client-ca" "redis-ca") }}
+{{- if has .name (list "kong-prefix" "tmp" "gate-run" "gate" "declarative" "checked" "keys" "tls" "client-ca" "redis-ca") }}
 - extraVolumes has the name {{ .name }}, which the chart owns: choose another
 {{- end }}
 {{- end }}
