@@ -99,7 +99,7 @@ var definitions = []setting{
 	{env: "BACKEND_CA", def: "", help: "the same by value",
 		parse: func(s *settings, v string) error { return text(&s.caPEM, v) }},
 	{env: "BACKEND_SERVER_NAME", def: "", help: "name in the gateway's certificate; empty: the host of BACKEND_URL",
-		parse: func(s *settings, v string) error { return text(&s.serverName, v) }},
+		parse: func(s *settings, v string) error { return serverName(&s.serverName, v) }},
 	{env: "CLIENT_CERT_FILE", def: "", help: "PEM file of the client certificate for mutual TLS, re-read on change",
 		parse: func(s *settings, v string) error { return text(&s.clientCertFile, v) }},
 	{env: "CLIENT_KEY_FILE", def: "", help: "PEM file of its private key",
@@ -302,6 +302,18 @@ func usage(w io.Writer) {
 // The parsers of single values.
 
 func text(dst *string, v string) error { *dst = v; return nil }
+
+// serverName takes what a certificate can name: a host name or an address.
+func serverName(dst *string, v string) error {
+	_, err := netip.ParseAddr(v)
+	if err != nil && (len(v) > 253 || strings.ContainsFunc(v, func(r rune) bool {
+		return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || strings.ContainsRune("-._", r))
+	})) {
+		return fmt.Errorf("%q is not a host name such as kong.internal.example.com, without scheme and port", v)
+	}
+	*dst = v
+	return nil
+}
 
 // required refuses the empty value that err, of the value's own parser, lets pass.
 func required(err error, v string) error {

@@ -88,6 +88,8 @@ func TestBadSettings(t *testing.T) {
 		{"boolean", map[string]string{"READY_CHECKS_BACKEND": "yes"}, nil, []string{"ATTESTER_READY_CHECKS_BACKEND", "true or false"}},
 		{"level", map[string]string{"LOG_LEVEL": "trace"}, nil, []string{"ATTESTER_LOG_LEVEL", "debug, info, warn or error"}},
 		{"node name", map[string]string{"NODE_NAME": "a b"}, nil, []string{"ATTESTER_NODE_NAME", `"a b"`}},
+		{"server name with a scheme", map[string]string{"BACKEND_SERVER_NAME": "https://kong.internal"}, nil, []string{"ATTESTER_BACKEND_SERVER_NAME", `"https://kong.internal" is not a host name`}},
+		{"server name with a port", map[string]string{"BACKEND_SERVER_NAME": "kong.internal:8443"}, nil, []string{"ATTESTER_BACKEND_SERVER_NAME", "without scheme and port"}},
 		{"status URL", map[string]string{"NODE_STATUS_URL": "127.0.0.8/wallarm-status"}, nil, []string{"ATTESTER_NODE_STATUS_URL"}},
 		{"ready URL", map[string]string{"NODE_READY_URL": "http://u:hunter2@h/"}, nil, []string{"ATTESTER_NODE_READY_URL"}},
 		{"status too young", map[string]string{"STATUS_MAX_AGE": "3s"}, nil, []string{"ATTESTER_STATUS_MAX_AGE", "ATTESTER_STATUS_INTERVAL"}},

@@ -33,9 +33,7 @@ func (c *check) gateExempt(g config) (open []exemption) {
 		g.refuse("exempt", "is %s; it must be a list", v.kind)
 		return nil
 	}
-	if len(v.items) > maxExemptions {
-		g.refuse("exempt", "has %d entries; at most %d are allowed", len(v.items), maxExemptions)
-	}
+	g.atMost("exempt", maxExemptions)
 	for _, item := range v.items {
 		e := config{c, g.where, "config.exempt", item}
 		if item.kind != kindMap {
@@ -61,6 +59,7 @@ func (c *check) gateExempt(g config) (open []exemption) {
 			methods = []string{"GET", "HEAD"}
 		}
 		hosts := e.strings("hosts")
+		e.atMost("hosts", maxHosts)
 		anySource := e.prefixes("sources")
 		limits := ""
 		if len(hosts) > 0 {

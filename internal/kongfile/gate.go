@@ -21,6 +21,14 @@ func Fields() []string {
 	return slices.Clone(gateFields)
 }
 
+// What the gate takes at the most, in entries of a list.
+const (
+	maxTokens       = 4
+	maxApplications = 256
+	maxSources      = 256
+	maxHosts        = 32
+)
+
 var gateFields = []string{
 	"mode", "proof", "jwks", "jwks_file", "tokens", "max_age", "clock_skew", "min_mode", "require_inspection",
 	"applications", "allowed_sources", "allow_upgrade",
@@ -158,6 +166,13 @@ func (g config) text(field string) string {
 	return g.n.str(field)
 }
 
+// atMost reports a list that has more entries than the gate takes.
+func (g config) atMost(field string, most int) {
+	if n := len(g.n.list(field)); n > most {
+		g.refuse(field, "has %d entries; at most %d are allowed", n, most)
+	}
+}
+
 func (g config) strings(field string) []string {
 	v := g.n.get(field)
 	if v == nil {
@@ -179,6 +194,7 @@ func (g config) strings(field string) []string {
 // list leaves every source in.
 func (g config) prefixes(field string) (wide bool) {
 	list := g.strings(field)
+	g.atMost(field, maxSources)
 	for _, s := range list {
 		p, err := netip.ParsePrefix(s)
 		if a, err2 := netip.ParseAddr(s); err != nil && err2 == nil && a.Zone() == "" {
@@ -243,6 +259,7 @@ func (c *check) gateConfig(p *plugin) {
 		c.add(Note, p.where, "allow_upgrade is true: after the handshake a WebSocket's messages carry no evidence")
 	}
 	if v := g.n.get("applications"); v != nil {
+		g.atMost("applications", maxApplications)
 		bad := v.kind != kindList
 		for _, item := range v.items {
 			i, ok := integer(item)
@@ -346,9 +363,7 @@ func (c *check) gateKeys(g config, proof string) {
 	if file != "" && file[0] != '/' {
 		g.denyAll("jwks_file is %s, which is no absolute path", quote(file))
 	}
-	if len(tokens) > 4 {
-		g.refuse("tokens", "has %d entries; at most 4 are allowed", len(tokens))
-	}
+	g.atMost("tokens", maxTokens)
 	for _, t := range tokens {
 		switch {
 		case external(t):

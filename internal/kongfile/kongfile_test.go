@@ -3,8 +3,10 @@ package kongfile_test
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,6 +111,37 @@ func laughs() string {
 		b.WriteString("a" + string(i) + ": &a" + string(i) + " [" + strings.TrimSuffix(strings.Repeat("*a"+string(i-1)+", ", 9), ", ") + "]\n")
 	}
 	return b.String()
+}
+
+// A list that is longer than the gate takes keeps Kong from starting.
+func TestLongLists(t *testing.T) {
+	t.Parallel()
+	for field, c := range map[string]struct {
+		entry string
+		most  int
+	}{
+		"allowed_sources": {"10.0.0.0/8", 256}, "applications": {"7", 256}, "exempt": {"{path: /a}", 32},
+		"exempt.hosts": {"a.example", 32}, "exempt.sources": {"10.0.0.0/8", 256},
+	} {
+		for n, open := range map[int]bool{c.most: false, c.most + 1: true} {
+			list := "[" + strings.Repeat(c.entry+", ", n-1) + c.entry + "]"
+			config := field + ": " + list
+			if inner, ok := strings.CutPrefix(field, "exempt."); ok {
+				config = "exempt: [{path: /a, " + inner + ": " + list + "}]"
+			}
+			report, err := kongfile.Check([]byte("_format_version: \"3.0\"\nservices:\n- name: s\n  url: http://s.internal\n  routes:\n  - {name: r, paths: [/r]}\n" +
+				"plugins:\n- {name: wallarm-gate, config: {jwks_file: /k, " + config + "}}\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := slices.ContainsFunc(report.Findings, func(f kongfile.Finding) bool {
+				return strings.Contains(f.What, fmt.Sprintf("has %d entries; at most %d are allowed", n, c.most))
+			})
+			if report.Open() != open || said != open {
+				t.Errorf("%s with %d entries: Open() = %v, %+v", field, n, report.Open(), report.Findings[:min(2, len(report.Findings))])
+			}
+		}
+	}
 }
 
 // Report mode that is meant is no open door, and hides none.
