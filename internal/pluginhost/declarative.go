@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -109,9 +111,17 @@ func (r *reference) UnmarshalYAML(n *yaml.Node) error {
 func LoadDeclarative(data []byte) (Config, error) {
 	c, err := loadDeclarative(data)
 	if err != nil {
-		return Config{}, fmt.Errorf("declarative config: %w", err)
+		// yaml repeats what it found as it stands.
+		return Config{}, errors.New(strings.Map(printable, "declarative config: "+err.Error()))
 	}
 	return c, nil
+}
+
+func printable(r rune) rune {
+	if r == '\n' || unicode.IsPrint(r) {
+		return r
+	}
+	return '?'
 }
 
 func loadDeclarative(data []byte) (Config, error) {

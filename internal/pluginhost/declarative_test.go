@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 func TestLoadDeclarative(t *testing.T) {
@@ -128,12 +129,15 @@ func TestLoadDeclarativeRefuses(t *testing.T) {
 
 func FuzzDeclarative(f *testing.F) {
 	f.Add([]byte("_format_version: '3.0'\nservices: [{name: s, url: http://h, routes: [{name: r, strip_path: false, paths: [/]}]}]\nplugins: [{name: p, route: r, config: {a: [1]}}]"))
+	f.Add([]byte("!0%00"))
 	f.Add([]byte(`{"_format_version":"1.1","routes":[{"service":{"name":"x"}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := LoadDeclarative(data)
 		if err != nil {
-			if strings.ContainsAny(err.Error(), "\x00") {
-				t.Fatalf("%q", err)
+			for _, r := range err.Error() {
+				if r != '\n' && !unicode.IsPrint(r) {
+					t.Fatalf("%q", err)
+				}
 			}
 			return
 		}
