@@ -27,6 +27,7 @@ type metrics struct {
 	redisOperations map[string]prometheus.Counter // by result
 	redisSeconds    prometheus.Histogram
 	redisFallbacks  prometheus.Counter
+	redisChanges    prometheus.Counter
 	redisOpen       atomic.Int64 // clients whose breaker is open
 }
 
@@ -74,6 +75,10 @@ func newMetrics(now func() time.Time, replay *replayMemory) *metrics {
 			Name: "wallarm_gate_redis_local_fallbacks_total",
 			Help: "Requests that the store of this node decided alone, because the shared one could not (on_error local).",
 		}),
+		redisChanges: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "wallarm_gate_redis_server_changes_total",
+			Help: "Times that the shared replay store was found to be another server than before: a restart or a failover.",
+		}),
 		redisOperations: make(map[string]prometheus.Counter),
 	}
 	operations := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -83,7 +88,7 @@ func newMetrics(now func() time.Time, replay *replayMemory) *metrics {
 	for _, result := range redisResults {
 		m.redisOperations[result] = operations.WithLabelValues(result)
 	}
-	m.registry.MustRegister(operations, m.redisSeconds, m.redisFallbacks, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	m.registry.MustRegister(operations, m.redisSeconds, m.redisFallbacks, m.redisChanges, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "wallarm_gate_redis_breaker_open",
 		Help: "Shared replay stores that are not asked at the moment: they failed, or may evict.",
 	}, func() float64 { return float64(m.redisOpen.Load()) }))

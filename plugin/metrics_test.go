@@ -78,7 +78,7 @@ func TestMetrics(t *testing.T) {
 		"wallarm_gate_jwks_last_reload_timestamp_seconds", "wallarm_gate_jwks_reload_failure_total",
 		"wallarm_gate_jwks_reload_success_total", "wallarm_gate_key_expiry_timestamp_seconds", "wallarm_gate_key_uses_total", "wallarm_gate_mode",
 		"wallarm_gate_redis_breaker_open", "wallarm_gate_redis_local_fallbacks_total", "wallarm_gate_redis_operations_total",
-		"wallarm_gate_redis_seconds", "wallarm_gate_replay_capacity", "wallarm_gate_replay_entries",
+		"wallarm_gate_redis_seconds", "wallarm_gate_redis_server_changes_total", "wallarm_gate_replay_capacity", "wallarm_gate_replay_entries",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("metrics %q", names)

@@ -139,11 +139,13 @@ func (c *redisClient) look(ctx context.Context, server redisAsker) error {
 	}
 	switch found {
 	case sightChanged:
+		c.metrics.redisChanges.Inc()
 		c.notice(false, c.where()+"another server than before (a restart or a failover): evidence from before "+
 			c.server.gap.Load().since.UTC().Format(time.RFC3339)+" is stale")
 		c.dialer.closeAll()
 		return errServerChanged
 	case sightIgnored:
+		c.metrics.redisChanges.Inc()
 		if suppressed, ok := c.lines.take("changes", time.Now()); ok {
 			c.notice(true, c.where()+fmt.Sprintf("the address leads to another server again and again, "+
 				"so that evidence can be used once at each (%d lines suppressed)", suppressed))

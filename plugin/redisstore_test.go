@@ -869,6 +869,11 @@ func TestRedisFailover(t *testing.T) {
 	b.want("run again there", captured, requestB, evidence.ReasonStaleEvidence)
 	b.want("replayed there", captured, requestC, evidence.ReasonReplayed)
 	b.eventuallyPasses("b is connected again")
+	for _, n := range []*kongNode{a, b} {
+		if changes := counters(t, n.gate, "wallarm_gate_redis_server_changes_total")[""]; changes != 1 {
+			t.Errorf("%v changes of the server are counted, want 1", changes)
+		}
+	}
 
 	p.turn(evicting.addr)
 	for range 10 {
