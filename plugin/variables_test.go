@@ -19,6 +19,16 @@ func TestEvidenceConfIsTheLayout(t *testing.T) {
 	}
 }
 
+// An application must not make Kong's nginx run a request again.
+func TestEvidenceConfIgnoresRedirects(t *testing.T) {
+	t.Parallel()
+	for _, module := range []string{"proxy", "grpc"} {
+		if !regexp.MustCompile(`(?m)^` + module + `_ignore_headers X-Accel-Redirect;$`).Match(evidenceConf) {
+			t.Errorf("nginx/evidence.conf lets %s responses redirect", module)
+		}
+	}
+}
+
 func TestParseJoined(t *testing.T) {
 	t.Parallel()
 	layout := new(layoutError)

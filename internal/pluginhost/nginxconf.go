@@ -6,6 +6,7 @@ package pluginhost
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -35,9 +36,10 @@ type token struct {
 	line   int
 }
 
-// parseNginxMaps reads the map blocks of an nginx configuration file. Any
-// other directive is refused: it would do something in Kong that this package
-// does not.
+// parseNginxMaps reads the map blocks of an nginx configuration file. What makes
+// nginx ignore fields of a response is passed over: this package never acts on
+// them. Any other directive is refused: it would do something in Kong that this
+// package does not.
 func parseNginxMaps(conf []byte) (map[string]*nginxMap, error) {
 	if len(conf) > maxNginxConf {
 		return nil, fmt.Errorf("nginx configuration: larger than %d bytes", maxNginxConf)
@@ -52,8 +54,16 @@ func parseNginxMaps(conf []byte) (map[string]*nginxMap, error) {
 		fail := func(format string, args ...any) (map[string]*nginxMap, error) {
 			return nil, fmt.Errorf("nginx configuration: line %d: %s", line, fmt.Sprintf(format, args...))
 		}
+		if text := tokens[0].text; !tokens[0].quoted && (text == "proxy_ignore_headers" || text == "grpc_ignore_headers") {
+			end := slices.IndexFunc(tokens, func(t token) bool { return t.delimiter(";") })
+			if end < 2 || slices.ContainsFunc(tokens[:end], token.anyDelimiter) {
+				return fail("%s takes names of header fields, then a semicolon", text)
+			}
+			tokens = tokens[end+1:]
+			continue
+		}
 		if tokens[0].quoted || tokens[0].text != "map" {
-			return fail("directive %q, only map is known here", tokens[0].text)
+			return fail("directive %q, only map and ignored header fields are known here", tokens[0].text)
 		}
 		if len(tokens) < 4 || !tokens[3].delimiter("{") {
 			return fail("map takes a source and a variable, then a block")

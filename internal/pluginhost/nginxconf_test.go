@@ -178,13 +178,19 @@ func TestNginxUnknownVariable(t *testing.T) {
 		`map "" $v { default $nope; }`: `variable "v": unknown "nope" variable`,
 		`map $nope $v { default 1; }`:  `unknown "nope" variable`,
 		`set $a 1;`:                    `directive "set"`,
+
+		`proxy_ignore_headers;`:             `proxy_ignore_headers takes names`,
+		`grpc_ignore_headers A`:             `grpc_ignore_headers takes names`,
+		`proxy_ignore_headers A { B; }`:     `proxy_ignore_headers takes names`,
+		`proxy_ignore_headers A; set $a 1;`: `directive "set"`,
+		`proxy_hide_header A;`:              `directive "proxy_hide_header"`,
 	} {
 		if _, err := NewGateway(h, Config{}, Settings{Nginx: []byte(conf)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", conf, err)
 		}
 	}
 	// Maps that refer to each other end somewhere.
-	g, err := NewGateway(h, Config{}, Settings{Nginx: []byte(`map "" $a { default "x$b"; } map "" $b { default "y$a"; }`)})
+	g, err := NewGateway(h, Config{}, Settings{Nginx: []byte(`map "" $a { default "x$b"; } proxy_ignore_headers A B; grpc_ignore_headers A; map "" $b { default "y$a"; }`)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -206,7 +206,6 @@ func TestKongEnvironment(t *testing.T) {
 		"KONG_PLUGINSERVER_WALLARM_GATE_QUERY_CMD": binary + " -dump",
 		"KONG_NGINX_HTTP_INCLUDE":                  conf,
 		"KONG_LUA_MAX_REQ_HEADERS":                 "1000",
-		"KONG_NGINX_PROXY_PROXY_IGNORE_HEADERS":    "X-Accel-Redirect",
 		"KONG_ADMIN_LISTEN":                        "off",
 		"KONG_ADMIN_GUI_LISTEN":                    "off",
 	} {
