@@ -234,7 +234,7 @@ func TestSigningKey(t *testing.T) {
 	public.NotBefore = noon
 	keys := keySet(t, current, old, next, over, public)
 	for when, want := range map[time.Time]string{
-		noon.Add(-time.Second): "over", noon.Add(-time.Minute): "old", noon: "current", noon.Add(time.Second): "next",
+		noon.Add(-time.Second): "over", noon.Add(-1): "over", noon.Add(-time.Minute): "old", noon: "current", noon.Add(time.Second): "next",
 	} {
 		k, err := keys.SigningKey(when)
 		if err != nil || k.ID != want {

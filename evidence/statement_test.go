@@ -64,6 +64,16 @@ func printable(but ...string) string {
 }
 
 // Every bound on a length: what has it passes, one byte more does not.
+// No honest Signature-Input is as long, so that the bound shows in the error alone.
+func TestSignatureInputLength(t *testing.T) {
+	t.Parallel()
+	for length, want := range map[int]error{1024: errInputLabel, 1025: errInputLength} {
+		if _, err := ParseSignatureInput(strings.Repeat("a", length)); err != want {
+			t.Errorf("%d bytes: %v, want %v", length, err, want)
+		}
+	}
+}
+
 func TestLengthBounds(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
