@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -107,7 +109,7 @@ func (k *rawKong) closed() {
 
 var testConfig = map[string]any{"proof": proofToken, "require_inspection": "any", "tokens": []string{strings.Repeat("t", minToken)}, "__seq__": 7}
 
-// plugin runs the binary in a folder of its own, after a command of the shell.
+// startBinary runs the binary in a folder of its own, after a command of the shell.
 func startBinary(t *testing.T, shell string) (socket string, cmd *exec.Cmd) {
 	t.Helper()
 	dir := t.TempDir()
@@ -274,4 +276,69 @@ func TestServerForgetsInstances(t *testing.T) {
 			t.Errorf("instance %d: %v, want %v", id, got, want)
 		}
 	}
+}
+
+// bytesConn is a connection on which Kong has said everything, and then went.
+type bytesConn struct {
+	net.Conn
+	in  *bytes.Reader
+	out bytes.Buffer
+}
+
+func (c *bytesConn) Read(b []byte) (int, error)  { return c.in.Read(b) }
+func (c *bytesConn) Write(b []byte) (int, error) { return c.out.Write(b) }
+func (c *bytesConn) Close() error                { return nil }
+
+// Whatever stands on the socket: the conversation ends, all that was said is whole
+// frames, and no request is accepted without evidence.
+func FuzzServer(f *testing.F) {
+	frames := func(calls ...any) (b []byte) {
+		for _, call := range calls {
+			var frame []byte
+			switch call := call.(type) {
+			case []byte:
+				frame = call
+			case proto.Message:
+				var err error
+				if frame, err = proto.Marshal(call); err != nil {
+					f.Fatal(err)
+				}
+			}
+			b = append(binary.LittleEndian.AppendUint32(b, uint32(len(frame))), frame...)
+		}
+		return b
+	}
+	config, err := json.Marshal(testConfig)
+	if err != nil {
+		f.Fatal(err)
+	}
+	start := &kong_plugin_protocol.RpcCall{Sequence: 1, Call: &kong_plugin_protocol.RpcCall_CmdStartInstance{
+		CmdStartInstance: &kong_plugin_protocol.CmdStartInstance{Name: pluginName, Config: config}}}
+	event := &kong_plugin_protocol.RpcCall{Call: &kong_plugin_protocol.RpcCall_CmdHandleEvent{
+		CmdHandleEvent: &kong_plugin_protocol.CmdHandleEvent{InstanceId: 7, EventName: phaseAccess}}}
+	closing := &kong_plugin_protocol.RpcCall{Call: &kong_plugin_protocol.RpcCall_CmdCloseInstance{
+		CmdCloseInstance: &kong_plugin_protocol.CmdCloseInstance{InstanceId: 7}}}
+	f.Add(frames(start, event, []byte{}, []byte{}))
+	f.Add(frames(start, closing, event))
+	f.Add(frames(start, event, []byte("\x0a\x03x\ny"), []byte{}, []byte{}, event))
+	f.Add([]byte("\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		c := &bytesConn{in: bytes.NewReader(said)}
+		s := &pluginServer{now: time.Now, say: func(string) {}}
+		s.converse(c)
+		exit := bytes.Contains(c.out.Bytes(), []byte(exitMethod))
+		for c.out.Len() > 0 {
+			frame, err := receiveFrame(&c.out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(frame) == exitMethod {
+				if _, err := receiveFrame(&c.out); err != nil || c.out.Len() > 0 {
+					t.Fatalf("after the answer %q (%v)", c.out.Bytes(), err)
+				}
+			} else if len(frame) == 0 && !exit {
+				t.Fatal("an event ended without an answer to the request")
+			}
+		}
+	})
 }
