@@ -234,7 +234,7 @@ networkPolicy: {redis: [{cidr: 127.0.0.9/32, ports: [%d]}]}
 			name: "redis killed, on_error deny",
 			what: "SIGKILL to the server of the replay store `redis`, which keeps nothing on disk, and a new one later.",
 			result: "The gateway refuses with `replay_store_error`, after the fifth failure without asking. What was used before is known to each node for itself, " +
-				"and to the new server not any more.",
+				"and not to the new server: a node that meets it refuses what was created in that second or earlier as `stale_evidence`.",
 			signs: append([]sign{operations("unreachable")}, storeError...),
 		}, "deny", patient, killed),
 		one(fault{
