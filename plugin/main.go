@@ -57,8 +57,8 @@ type options struct {
 	statusURL     string
 }
 
-// parseOptions adds our flags to go-pdk's, which registers its own on
-// flag.CommandLine and parses that once more when it starts.
+// parseOptions adds our flags to go-pdk's, which it registers on flag.CommandLine,
+// and reads them all.
 func parseOptions(flags *flag.FlagSet, args []string) (o options, err error) {
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	flags.StringVar(&o.install, "install", "", "write the binary, evidence.conf and wallarm-gate.json into `DIR` and exit")
@@ -197,23 +197,24 @@ func serve(o options) error {
 		p := newProbes(path.Join(o.prefix, name+".socket"), o.statusURL)
 		go serveProbes(context.Background(), o.metricsListen, handler(shared().metrics, p), time.Tick(bindInterval))
 	}
-	l, crashed, err := begin(o.prefix)
+	socket, err := listen(path.Join(o.prefix, name+".socket"))
 	if err != nil {
-		shared().notice("the last process of the plugin counts as crashed: " + err.Error())
+		return fmt.Errorf("serve the plugin: %w", err)
 	}
+	l, crashed, err := begin(o.prefix)
 	if crashed {
 		shared().since = forgottenUntil(time.Now())
-		shared().notice("the last process of the plugin crashed: evidence from before " + shared().since.UTC().Format(time.RFC3339) + " is refused")
+		why := "crashed"
+		if err != nil {
+			why = "counts as crashed (" + err.Error() + ")"
+		}
+		shared().notice("the last process of the plugin " + why + ": evidence from before " + shared().since.UTC().Format(time.RFC3339) + " is refused")
 	}
 	if l != nil {
 		go endOnSignal(l)
 	}
-	socket, err := listen(path.Join(o.prefix, name+".socket"))
-	if err == nil {
-		log.Printf("listening on %s", socket.Addr())
-		err = (&pluginServer{now: time.Now, say: shared().notice}).serve(socket)
-	}
-	return fmt.Errorf("serve the plugin: %w", err)
+	log.Printf("listening on %s", socket.Addr())
+	return fmt.Errorf("serve the plugin: %w", (&pluginServer{now: time.Now, say: shared().notice}).serve(socket))
 }
 
 // endOnSignal ends the process when Kong, or an operator, asks for it.
