@@ -52,9 +52,8 @@ func isRequestID(s string) bool {
 }
 
 // exit ends the request. Nothing may be asked of Kong afterwards, and nothing is
-// awaited: see eventConn. It is the only way in which the
-// plugin closes a connection: Kong has its answer by then, and does not run the
-// event again.
+// awaited: see eventConn. That the connection is closed then is no reason for Kong
+// to run the event again: it has its answer.
 func exit(kong *pdk.PDK, status int, requestID string) {
 	kong.Response.Exit(status, denialBody(status, requestID), denialHeader)
 }
