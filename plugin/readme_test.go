@@ -17,7 +17,7 @@ func TestReadmeIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	manual := string(data)
-	want := []string{"`-kong-prefix", "`-dump`", "`-install", "`-check", "`-allow-report`", "`-version`", "`-help`", "`-metrics-listen", "`-kong-status-url"}
+	want := []string{"`-kong-prefix", "`-dump`", "`-install", "`-check", "`-allow-report`", "`-copy", "`-version`", "`-help`", "`-metrics-listen", "`-kong-status-url"}
 	for _, r := range evidence.Reasons() {
 		want = append(want, "`"+string(r)+"`")
 	}
