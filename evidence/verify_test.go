@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -347,32 +348,6 @@ func TestVerifierWithoutParts(t *testing.T) {
 	}
 }
 
-// The detail of a refusal names the header that is missing, so that an operator
-// sees which side did not state it.
-func TestMissingIsNamed(t *testing.T) {
-	t.Parallel()
-	key := newKey(t, "k", AlgEd25519)
-	for i, name := range Headers() {
-		v := verifier(keySet(t, key), noon)
-		r := received(signed(t, key, honest(), noon))
-		r.Token = strings.Repeat("t", 32)
-		fields := []*string{
-			&r.RequestID, &r.ClientIP, &r.Mode, &r.Application, &r.Node, &r.Inspection, &r.SignatureInput, &r.Signature, &r.Token,
-		}
-		*fields[i] = ""
-		if name == HeaderToken {
-			tokens, err := NewTokenSet(strings.Repeat("t", 32))
-			if err != nil {
-				t.Fatal(err)
-			}
-			v.Tokens, v.Policy.RequireActive = tokens, false
-		}
-		if a, reason := v.Verify(r); reason != ReasonMissingEvidence || a.Detail != name+" is missing" {
-			t.Errorf("without %s: %q %q", name, reason, a.Detail)
-		}
-	}
-}
-
 func TestReasonsAreClosed(t *testing.T) {
 	t.Parallel()
 	seen := make(map[Reason]bool)
@@ -392,5 +367,56 @@ func TestLimits(t *testing.T) {
 	t.Parallel()
 	if MaxAgeLimit != 300*time.Second || SkewLimit != time.Minute || NoApplication != -1 {
 		t.Errorf("the largest max_age is %v, the largest clock_skew %v, no application %d", MaxAgeLimit, SkewLimit, NoApplication)
+	}
+}
+
+// The bounds of time are exact: a nanosecond more is too much.
+func TestVerifyNanoseconds(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "k1", AlgHMACSHA256)
+	m := signed(t, key, honest(), noon)
+	for when, want := range map[time.Duration]Reason{
+		-5*time.Second - 1: ReasonFutureEvidence, -5 * time.Second: "",
+		35 * time.Second: "", 35*time.Second + 1: ReasonStaleEvidence,
+	} {
+		for _, maxAge := range []time.Duration{30 * time.Second, MaxAgeLimit} { // its end, then that of the evidence itself
+			v := verifier(keySet(t, key), noon.Add(when))
+			v.Policy.MaxAge = maxAge
+			if _, got := v.Verify(received(m)); got != want {
+				t.Errorf("%v later, max_age %v: %q, want %q", when, maxAge, got, want)
+			}
+		}
+	}
+}
+
+// The detail of a refusal names the header that is missing, so that an operator
+// sees which side did not state it, and none that the proof does not need.
+func TestMissingIsNamed(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "k", AlgEd25519)
+	tokens, err := NewTokenSet(strings.Repeat("t", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bySignature, byToken := verifier(keySet(t, key), noon), verifier(nil, noon)
+	byToken.Tokens, byToken.Policy.RequireActive = tokens, false
+	statement := []string{HeaderRequestID, HeaderClientIP, HeaderMode, HeaderApplication}
+	for v, names := range map[*Verifier][]string{
+		bySignature: append(slices.Clone(statement), HeaderNode, HeaderInspection, HeaderSignatureInput, HeaderSignature),
+		byToken:     append(slices.Clone(statement), HeaderToken),
+	} {
+		for i, name := range names {
+			r := received(signed(t, key, honest(), noon))
+			fields := []*string{&r.RequestID, &r.ClientIP, &r.Mode, &r.Application, &r.Node, &r.Inspection, &r.SignatureInput, &r.Signature}
+			if v == byToken {
+				r.Token = strings.Repeat("t", 32)
+				r.Node, r.Inspection, r.SignatureInput, r.Signature = "", "", "", ""
+				fields = append(fields[:4], &r.Token)
+			}
+			*fields[i] = ""
+			if a, reason := v.Verify(r); reason != ReasonMissingEvidence || a.Detail != name+" is missing" {
+				t.Errorf("without %s: %q %q", name, reason, a.Detail)
+			}
+		}
 	}
 }
