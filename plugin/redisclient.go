@@ -15,6 +15,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -230,13 +231,17 @@ func (c *redisClient) key(n evidence.Nonce) string {
 // answer was lost this way is found as the request's own.
 func again(ctx context.Context, f func() error) (err error) {
 	for range 1 + redisMaxRetries {
-		var op *net.OpError
+		var (
+			op   *net.OpError
+			call *os.SyscallError // in an OpError, which the library takes off where a new connection breaks
+		)
 		err = f()
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
-		case errors.Is(err, errServerChanged), errors.Is(err, net.ErrClosed):
-		case errors.Is(err, io.EOF), errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout():
+		case errors.Is(err, errServerChanged), errors.Is(err, net.ErrClosed), errors.Is(err, io.EOF):
+		case errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout():
+		case errors.As(err, &call) && (call.Syscall == "read" || call.Syscall == "write") && !call.Timeout():
 		default:
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -534,6 +535,56 @@ func TestRedisBreaksOnce(t *testing.T) {
 			t.Errorf("%s: results %v", c.what, n.results())
 		}
 		n.want(c.what+", replayed", captured, requestB, evidence.ReasonReplayed)
+	}
+}
+
+// brokenConn is a connection that breaks at the first read or write.
+type brokenConn struct {
+	net.Conn
+	read, write error
+}
+
+func (c brokenConn) Read([]byte) (int, error)    { return 0, c.read }
+func (c brokenConn) Write(b []byte) (int, error) { return len(b), c.write }
+
+// A connection that breaks while the library makes it ready is one that was
+// closed: another one is tried.
+func TestRedisBreaksAtItsStart(t *testing.T) {
+	t.Parallel()
+	broken := func(call string, err error) error {
+		return &net.OpError{Op: call, Net: "tcp", Err: os.NewSyscallError(call, err)}
+	}
+	for name, c := range map[string]struct {
+		conn brokenConn
+		want int
+	}{
+		"a read is reset":    {brokenConn{read: broken("read", syscall.ECONNRESET)}, 1 + redisMaxRetries},
+		"a write is reset":   {brokenConn{write: broken("write", syscall.ECONNRESET)}, 1 + redisMaxRetries},
+		"a broken pipe":      {brokenConn{write: broken("write", syscall.EPIPE)}, 1 + redisMaxRetries},
+		"closed by the peer": {brokenConn{read: io.EOF}, 1 + redisMaxRetries},
+		"closed here":        {brokenConn{read: &net.OpError{Op: "read", Net: "tcp", Err: net.ErrClosed}}, 1 + redisMaxRetries},
+		"gone":               {brokenConn{read: broken("read", syscall.ETIMEDOUT)}, 1},
+		"no Redis":           {brokenConn{read: errNoRedis}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &redisClient{settings: redisSettings{address: "redis.internal:6379", username: "gate", password: redisPassword}}
+			r.dialer = &redisDialer{settings: &r.settings, dial: func(context.Context, string, string) (net.Conn, error) {
+				conn := c.conn
+				conn.Conn, _ = net.Pipe()
+				return conn, nil
+			}}
+			client := redis.NewClient(r.options(1))
+			t.Cleanup(func() { client.Close() })
+			got := 0
+			err := again(context.Background(), func() error {
+				got++
+				return client.Ping(context.Background()).Err()
+			})
+			if err == nil || got != c.want {
+				t.Errorf("%d times (%v), want %d", got, err, c.want)
+			}
+		})
 	}
 }
 
