@@ -19,8 +19,6 @@ import (
 	"path"
 	"syscall"
 	"time"
-
-	_ "github.com/Kong/go-pdk/server" // its flags: -kong-prefix, -dump, -help
 )
 
 // What Kong's loaders look for: the version, the place in the order of plugins
@@ -44,10 +42,11 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// options are the command line: the flags of go-pdk and our own.
+// options are the command line.
 type options struct {
 	prefix        string
-	dump, help    bool
+	dump          bool
+	help          bool
 	version       bool
 	install       string
 	check         string
@@ -57,9 +56,12 @@ type options struct {
 	statusURL     string
 }
 
-// parseOptions adds our flags to go-pdk's, which it registers on flag.CommandLine,
-// and reads them all.
+// parseOptions reads the command line. The first three options are those of
+// every plugin in Go: Kong's users write them into its configuration.
 func parseOptions(flags *flag.FlagSet, args []string) (o options, err error) {
+	flags.StringVar(&o.prefix, "kong-prefix", "/usr/local/kong", "Kong's prefix: the `DIR` in which the socket is made")
+	flags.BoolVar(&o.dump, "dump", false, "print what Kong has to know about the plugin and exit")
+	flags.BoolVar(&o.help, "help", false, "print the options and exit")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	flags.StringVar(&o.install, "install", "", "write the binary, evidence.conf and wallarm-gate.json into `DIR` and exit")
 	flags.StringVar(&o.check, "check", "", "check the declarative configuration in `FILE` for open doors and exit")
@@ -68,27 +70,12 @@ func parseOptions(flags *flag.FlagSet, args []string) (o options, err error) {
 	flags.StringVar(&o.metricsListen, "metrics-listen", "", "serve /metrics, /livez and /readyz on `ADDR` (host:port)")
 	flags.StringVar(&o.statusURL, "kong-status-url", "", "`URL` of Kong's /status/ready, which /readyz asks too")
 
-	usage := flags.Usage
-	flags.Init(flags.Name(), flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.Usage = func() {}
-	err = flags.Parse(args)
-	flags.SetOutput(nil)
-	flags.Usage = usage
-	if errors.Is(err, flag.ErrHelp) {
+	flags.SetOutput(io.Discard) // an error is one sentence, without the options
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		o.help = true
 		return o, nil
-	}
-	if err != nil {
+	} else if err != nil {
 		return o, err
-	}
-	for name, value := range map[string]*bool{"dump": &o.dump, "help": &o.help} {
-		if f := flags.Lookup(name); f != nil {
-			*value = f.Value.String() == "true"
-		}
-	}
-	if f := flags.Lookup("kong-prefix"); f != nil {
-		o.prefix = f.Value.String()
 	}
 	flags.Visit(func(f *flag.Flag) {
 		if err == nil && f.Value.String() == "" {
@@ -144,14 +131,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "%s: %v\n", pluginName, err)
 		return code
 	}
-	o, err := parseOptions(flag.CommandLine, args)
+	flags := flag.NewFlagSet(pluginName, flag.ContinueOnError)
+	o, err := parseOptions(flags, args)
 	if err != nil {
 		return fail(exitUsage, err)
 	}
 	switch {
 	case o.help:
-		flag.CommandLine.SetOutput(stdout)
-		flag.CommandLine.Usage()
+		flags.SetOutput(stdout)
+		flags.Usage()
 		return exitOK
 	case o.version:
 		fmt.Fprintln(stdout, pluginName, Version)
