@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	_ "github.com/Kong/go-pdk/server" // of testdata/probe, which go mod tidy does not see
 )
 
 // probeBinary is the test plugin, built once.
