@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -239,7 +240,8 @@ func again(ctx context.Context, f func() error) (err error) {
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
-		case errors.Is(err, errServerChanged), errors.Is(err, net.ErrClosed), errors.Is(err, io.EOF):
+		case errors.Is(err, errServerChanged), errors.Is(err, net.ErrClosed), errors.Is(err, io.EOF),
+			errors.Is(err, syscall.ECONNRESET): // before the connection was used, too
 		case errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout():
 		case errors.As(err, &call) && (call.Syscall == "read" || call.Syscall == "write") && !call.Timeout():
 		default:

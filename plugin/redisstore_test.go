@@ -538,10 +538,10 @@ func TestRedisBreaksOnce(t *testing.T) {
 	}
 }
 
-// brokenConn is a connection that breaks at the first read or write.
+// brokenConn is a connection that breaks when it is made, or at the first read or write.
 type brokenConn struct {
 	net.Conn
-	read, write error
+	dial, read, write error
 }
 
 func (c brokenConn) Read([]byte) (int, error)    { return 0, c.read }
@@ -558,6 +558,8 @@ func TestRedisBreaksAtItsStart(t *testing.T) {
 		conn brokenConn
 		want int
 	}{
+		"reset at once":      {brokenConn{dial: broken("connect", syscall.ECONNRESET)}, 1 + redisMaxRetries},
+		"nobody listens":     {brokenConn{dial: broken("connect", syscall.ECONNREFUSED)}, 1},
 		"a read is reset":    {brokenConn{read: broken("read", syscall.ECONNRESET)}, 1 + redisMaxRetries},
 		"a write is reset":   {brokenConn{write: broken("write", syscall.ECONNRESET)}, 1 + redisMaxRetries},
 		"a broken pipe":      {brokenConn{write: broken("write", syscall.EPIPE)}, 1 + redisMaxRetries},
@@ -571,6 +573,9 @@ func TestRedisBreaksAtItsStart(t *testing.T) {
 			r := &redisClient{settings: redisSettings{address: "redis.internal:6379", username: "gate", password: redisPassword}}
 			r.dialer = &redisDialer{settings: &r.settings, dial: func(context.Context, string, string) (net.Conn, error) {
 				conn := c.conn
+				if conn.dial != nil {
+					return nil, conn.dial
+				}
 				conn.Conn, _ = net.Pipe()
 				return conn, nil
 			}}
