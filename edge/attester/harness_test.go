@@ -384,6 +384,17 @@ func start(t testing.TB, o options) *rig {
 	return r
 }
 
+// endsAll waits until no request is active and no connection to the gateway open.
+func (r *rig) endsAll(t testing.TB) {
+	t.Helper()
+	eventually(t, func() error {
+		if n, open := r.a.proxy.active.Load(), r.a.pool.open.Load(); n != 0 || open != 0 {
+			return fmt.Errorf("%d requests are active, %d connections open", n, open)
+		}
+		return nil
+	})
+}
+
 func (r *rig) addr(name string) string {
 	for _, l := range r.a.listeners {
 		if l.name == name {

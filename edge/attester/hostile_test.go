@@ -132,12 +132,7 @@ func TestGatewayReadsNothing(t *testing.T) {
 			if res, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || res.StatusCode != 504 || !res.Close {
 				t.Errorf("answer %+v, %v; want 504 and the end", res, err)
 			}
-			eventually(t, func() error {
-				if n, open := r.a.proxy.active.Load(), r.a.pool.open.Load(); n != 0 || open != 0 {
-					return fmt.Errorf("%d requests are active, %d connections open", n, open)
-				}
-				return nil
-			})
+			r.endsAll(t)
 		})
 	}
 }
@@ -181,12 +176,7 @@ func TestGatewayStopsAfterTheHeader(t *testing.T) {
 			if strings.HasSuffix(string(answer), "0\r\n\r\n") {
 				t.Errorf("answer %q looks whole", answer)
 			}
-			eventually(t, func() error {
-				if n, open := r.a.proxy.active.Load(), r.a.pool.open.Load(); n != 0 || open != 0 {
-					return fmt.Errorf("%d requests are active, %d connections open", n, open)
-				}
-				return nil
-			})
+			r.endsAll(t)
 		})
 	}
 }
